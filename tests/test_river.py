@@ -1,0 +1,118 @@
+"""Architecture: imports flow one way, names are public on purpose, files stay small."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import wildstream
+
+PACKAGE = Path(wildstream.__file__).parent
+
+# From the spring to the sea: a module may import its own stage (for folders) and what stands above it.
+RIVER = [
+    "errors",
+    "locations",
+    "elf",
+    "ffmpeg",
+    "video",
+    "samples",
+    "shards.labels",
+    "shards.formats",
+    "shards.index",
+    "shards.pack",
+    "stream.windows",
+    "stream.plan",
+    "stream.storage",
+    "stream.segments",
+    "stream.patches",
+    "stream.transforms",
+    "stream.decode",
+    "stream.shuffle",
+    "stream.batches",
+    "stream.pipeline",
+    "stream.loader",
+    "stream.dataset",
+    "models.tiny3d",
+    "models.backbones",
+    "models.heads",
+    "models.classifier",
+    "config",
+    "training.losses",
+    "training.metrics",
+    "training.predict",
+    "training.checkpoints",
+    "training.trainer",
+    "training.run",
+    "evaluation",
+    "fishtank",
+    "doctor",
+    "demo",
+    "cli",
+]
+DUMPING_GROUNDS = {"utils", "util", "helpers", "helper", "common", "misc", "tools", "stuff"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def place(name: str) -> int:
+    """Where in the river a module lies; a folder that is listed as a whole counts for all its modules."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        if ".".join(parts[:length]) in RIVER:
+            return RIVER.index(".".join(parts[:length]))
+    raise AssertionError(f"wildstream.{name} has no place in the river; add it to RIVER")
+
+
+def imports(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        assert not (isinstance(node, ast.ImportFrom) and node.level), "relative import"
+    return {name.removeprefix("wildstream.") for name in found if name.startswith("wildstream.")}
+
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if module_name(path))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_a_module_imports_only_what_lies_upstream(path):
+    name = module_name(path)
+    if path.name == "__init__.py" and name not in RIVER:
+        assert not imports(ast.parse(path.read_text())), "the __init__ of a stage imports nothing"
+        return
+    here = place(name)
+    for imported in imports(ast.parse(path.read_text())):
+        own_folder = imported.split(".")[0] == name.split(".")[0] and name.split(".")[0] in RIVER
+        assert own_folder or place(imported) < here, f"{name} imports {imported}, which lies downstream"
+
+
+def test_the_river_names_only_what_exists():
+    names = {module_name(path) for path in MODULES}
+    assert [name for name in RIVER if name not in names] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_files_are_small_documented_and_well_named(path):
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    assert ast.get_docstring(ast.parse(text)), "no module docstring"
+    assert path.stem not in DUMPING_GROUNDS
+
+
+def test_public_names_are_those_that_the_type_checker_sees():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    guarded = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name for node in guarded.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen | {"__version__"} == set(wildstream.__all__)
+    for name in wildstream.__all__:
+        assert getattr(wildstream, name) is not None
+    assert dir(wildstream) == list(wildstream.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        wildstream.nothing  # noqa: B018

@@ -1,0 +1,130 @@
+"""WildStream: labelled video → shards → windows → batches, each frame decoded once, each window exactly once.
+
+    pack(source, out, format="frames")          videos and labels → WebDataset tar shards and their index
+    open_index("shards/train")                  labels, lengths, counts; no video is opened
+    DatasetBuilder(path=..., style=...).build() all windows of a split; `.loader(...)` gives batches
+    ModelBuilder().set_backbone(...)...build()  a model for them
+    train(config), evaluate(run)                what train.py and `wildstream evaluate` do
+
+The stages of the stream (`ParseSamples`, `Decode`, `Windows`, `BufferShuffle`, `Batches`) work in anybody's
+`webdataset.WebDataset(...).compose(...)`. Names are imported when they are first used, so that `import wildstream`
+costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wildstream.config import TrainConfig, compose_config
+    from wildstream.errors import (
+        ConfigError,
+        FFmpegError,
+        FormatError,
+        LabelError,
+        SampleError,
+        ShardError,
+        VideoError,
+        WildStreamError,
+    )
+    from wildstream.evaluation import Evaluation, evaluate
+    from wildstream.models.classifier import ModelBuilder, VideoClassifier
+    from wildstream.samples import Batch, Clip
+    from wildstream.shards.index import Index, open_index
+    from wildstream.shards.pack import PackReport, pack
+    from wildstream.stream.batches import Batches
+    from wildstream.stream.dataset import DatasetBuilder, WindowDataset
+    from wildstream.stream.decode import Decode
+    from wildstream.stream.loader import Loader
+    from wildstream.stream.patches import Tile
+    from wildstream.stream.segments import ParseSamples
+    from wildstream.stream.shuffle import BufferShuffle, Windows
+    from wildstream.stream.transforms import Resize
+    from wildstream.stream.windows import SlidingStyle, get_style, style_names
+    from wildstream.training.run import train
+
+__version__ = version("wildstream")
+
+_PLACES = {
+    "wildstream.config": ("TrainConfig", "compose_config"),
+    "wildstream.errors": (
+        "ConfigError",
+        "FFmpegError",
+        "FormatError",
+        "LabelError",
+        "SampleError",
+        "ShardError",
+        "VideoError",
+        "WildStreamError",
+    ),
+    "wildstream.evaluation": ("Evaluation", "evaluate"),
+    "wildstream.models.classifier": ("ModelBuilder", "VideoClassifier"),
+    "wildstream.samples": ("Batch", "Clip"),
+    "wildstream.shards.index": ("Index", "open_index"),
+    "wildstream.shards.pack": ("PackReport", "pack"),
+    "wildstream.stream.batches": ("Batches",),
+    "wildstream.stream.dataset": ("DatasetBuilder", "WindowDataset"),
+    "wildstream.stream.decode": ("Decode",),
+    "wildstream.stream.loader": ("Loader",),
+    "wildstream.stream.patches": ("Tile",),
+    "wildstream.stream.segments": ("ParseSamples",),
+    "wildstream.stream.shuffle": ("BufferShuffle", "Windows"),
+    "wildstream.stream.transforms": ("Resize",),
+    "wildstream.stream.windows": ("SlidingStyle", "get_style", "style_names"),
+    "wildstream.training.run": ("train",),
+}
+_MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "BufferShuffle",
+    "Clip",
+    "ConfigError",
+    "DatasetBuilder",
+    "Decode",
+    "Evaluation",
+    "FFmpegError",
+    "FormatError",
+    "Index",
+    "LabelError",
+    "Loader",
+    "ModelBuilder",
+    "PackReport",
+    "ParseSamples",
+    "Resize",
+    "SampleError",
+    "ShardError",
+    "SlidingStyle",
+    "Tile",
+    "TrainConfig",
+    "VideoClassifier",
+    "VideoError",
+    "WildStreamError",
+    "WindowDataset",
+    "Windows",
+    "__version__",
+    "compose_config",
+    "evaluate",
+    "get_style",
+    "open_index",
+    "pack",
+    "style_names",
+    "train",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module when it is first used."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'wildstream' has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return list(__all__)

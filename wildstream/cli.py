@@ -1,0 +1,175 @@
+"""The command line: `wildstream pack | evaluate | doctor | demo`. Training is train.py's, for `accelerate launch`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from wildstream.errors import ConfigError, WildStreamError
+
+EXIT_CODES = """exit status:
+  0  all is well
+  1  failed; a message says why
+  3  packed, but some videos were refused; pack-report.json names each with its reason"""
+
+REFUSED = 3
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except WildStreamError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+    return 1
+
+
+def add_pack_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `wildstream pack`, which tools/pack_shards.py has too."""
+    parser.add_argument("source", type=Path, help="folder of videos and labels")
+    parser.add_argument("out", type=Path, help="folder for the shards; each split gets a folder in it")
+    parser.add_argument(
+        "--format",
+        required=True,
+        choices=("frames", "videos"),
+        help="layout of the source. frames: a .tsv or .txt beside each video, a row of 0/1 per frame, and "
+        "categories.json. videos: class folders, a .txt with one class number beside each video",
+    )
+    parser.add_argument("--split", action="append", metavar="NAME", help="pack this split alone; may be repeated")
+    parser.add_argument(
+        "--shard-bytes", type=parse_bytes, default=512 << 20, metavar="SIZE", help="size of a shard (default: 512MiB)"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="threads that check videos (default: one per core)")
+    parser.add_argument(
+        "--on-error",
+        choices=("skip", "fail"),
+        default="skip",
+        help="what to do about a video that cannot be packed: leave it out and name it (default), or stop",
+    )
+    parser.set_defaults(run=run_pack)
+
+
+def run_pack(options: argparse.Namespace) -> int:
+    """Pack, and say what was packed and what was not."""
+    from wildstream.shards.pack import REPORT_NAME, pack
+
+    report = pack(
+        options.source,
+        options.out,
+        format=options.format,
+        splits=options.split,
+        shard_bytes=options.shard_bytes,
+        workers=options.workers,
+        on_error=options.on_error,
+    )
+    for split, count in report.packed.items():
+        reused = f" ({report.reused[split]} of them were there)" if report.reused.get(split) else ""
+        print(f"{split}: {count} videos{reused}   {options.out / split}")
+    for refusal in (*report.refused, *report.unused):
+        print(f"{'refused' if refusal in report.refused else 'unused '}  {refusal.path}: {refusal.reason}")
+    if not report.refused:
+        return 0
+    print(f"{len(report.refused)} videos were refused; see {options.out / REPORT_NAME}", file=sys.stderr)
+    return REFUSED
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as 512MiB, 2GB or 1048576, in bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?)B?", text.strip().upper())
+    if not match or match[2] not in UNITS or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size. Write 512MiB, 2GB or 1048576.")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="wildstream",
+        description="Stream labelled video into training. Train with: accelerate launch train.py data.path=SHARDS",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    pack = commands.add_parser(
+        "pack",
+        help="videos and labels → tar shards and their index",
+        description="Pack labelled videos into WebDataset shards. A second call packs only what is new.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_pack_options(pack)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="how good a trained model is on a split",
+        description="Evaluate a run of train.py. Prints a table and writes RUN/evaluation/SPLIT.json.",
+    )
+    evaluate.add_argument("evaluated", type=Path, metavar="RUN", help="run folder of train.py")
+    evaluate.add_argument("--split", default="test", help="split of the shards (default: test)")
+    evaluate.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which (default: best)")
+    evaluate.add_argument("--data", type=Path, metavar="SHARDS", help="other shards than those of the training")
+    evaluate.add_argument("--batch-size", type=int, metavar="N", help="clips per batch (default: the training's)")
+    evaluate.set_defaults(run=_run_evaluate)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="what this machine has and lacks",
+        description="Say what this machine has and lacks, and the remedies.",
+    )
+    doctor.set_defaults(run=_run_doctor)
+
+    demo = commands.add_parser(
+        "demo",
+        help="make videos, pack, train and evaluate, in a few minutes",
+        description="Make a small labelled video set and take it down the whole river.",
+    )
+    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (default: demo)")
+    demo.set_defaults(run=_run_demo)
+    return parser
+
+
+def _run_evaluate(options: argparse.Namespace) -> int:
+    """Evaluate, and print the table."""
+    from wildstream.evaluation import evaluate, render
+
+    if options.batch_size is not None and options.batch_size < 1:
+        raise ConfigError(f"--batch-size {options.batch_size} must be at least 1.")
+    evaluation = evaluate(
+        options.evaluated,
+        split=options.split,
+        checkpoint=options.checkpoint,
+        data=options.data,
+        batch_size=options.batch_size,
+    )
+    print(render(evaluation))
+    print(f"\nreport: {evaluation.report}")
+    return 0
+
+
+def _run_doctor(options: argparse.Namespace) -> int:
+    """Print what was found; 1 where training is not possible."""
+    from wildstream.doctor import diagnose, is_able, render
+
+    findings = diagnose()
+    print(render(findings))
+    return 0 if is_able(findings) else 1
+
+
+def _run_demo(options: argparse.Namespace) -> int:
+    """Run the demo."""
+    from wildstream.demo import run_demo
+
+    run_demo(options.out, say=print)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""A run folder → how good its model is on a split: figures, and what it said about every window.
+
+RUN/evaluation/<split>.json
+  schema_version, checkpoint, data, split, categories, task
+  metrics       over the whole split: loss, mAP, mAP_chance, f1_macro, f1_micro, and top1 for single_label
+  classes       for each class: windows (positives), chance (their share), average_precision
+  windows       columns of equal length, in order of (key, start): key, start, probabilities, targets
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from wildstream.errors import ConfigError, ShardError
+from wildstream.shards.index import open_index
+from wildstream.stream.dataset import WindowDataset
+from wildstream.training.checkpoints import Manifest, load_checkpoint
+from wildstream.training.metrics import average_precisions, compute_metrics
+from wildstream.training.predict import Predictions, predict
+
+EVALUATION_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """How good a model is on one split."""
+
+    split: str
+    """Name of the split."""
+    report: Path
+    """The JSON file with everything."""
+    metrics: dict[str, float | None]
+    """Over the whole split; None where a figure is not defined."""
+    classes: dict[str, dict[str, float | None]]
+    """For each class: windows, chance and average_precision."""
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    split: str = "test",
+    checkpoint: str = "best",
+    data: str | Path | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Evaluate a checkpoint of a run on a split.
+
+    Args:
+        run: Run folder of `train.py`.
+        split: Split of the shards.
+        checkpoint: "best" or "last".
+        data: Folder of packed shards; the one that the run was trained on by default.
+        batch_size: Clips per batch; the run's by default.
+        progress: Show a progress bar on stderr.
+
+    Raises:
+        ShardError: The run has no such checkpoint, or there are no shards.
+        ConfigError: The shards have other categories than the model, or no window of its style.
+    """
+    folder = Path(run)
+    model, manifest = load_checkpoint(folder / checkpoint)
+    path = Path(data or manifest.config.data.path) / split
+    dataset = WindowDataset(index=open_index(path), style=manifest.sliding_style)
+    _check_fit(dataset, manifest, path)
+    accelerator = Accelerator(mixed_precision=manifest.config.trainer.precision)
+    loader = dataset.loader(
+        batch_size=batch_size or manifest.config.trainer.batch_size,
+        size=manifest.size,
+        num_workers=manifest.config.data.num_workers,
+    )
+    bar = tqdm(loader, desc=f"evaluate {split}", unit="batch", disable=not progress, leave=False)
+    predictions = predict(accelerator.prepare(model), bar, task=manifest.task, accelerator=accelerator)
+    report = folder / "evaluation" / f"{split}.json"
+    content = describe(predictions, manifest) | {"checkpoint": checkpoint, "data": str(path), "split": split}
+    if accelerator.is_main_process:
+        report.parent.mkdir(exist_ok=True)
+        report.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+    return Evaluation(split=split, report=report, metrics=content["metrics"], classes=content["classes"])
+
+
+def describe(predictions: Predictions, manifest: Manifest) -> dict[str, Any]:
+    """Predictions as the content of the report; figures that are not defined are None."""
+    metrics = {"loss": predictions.loss}
+    metrics |= compute_metrics(predictions.probabilities, predictions.targets, task=manifest.task)
+    precisions = average_precisions(predictions.probabilities, predictions.targets)
+    positives = predictions.targets.sum(axis=0)
+    return {
+        "schema_version": EVALUATION_SCHEMA_VERSION,
+        "categories": manifest.categories,
+        "task": manifest.task,
+        "metrics": {name: _defined(value) for name, value in metrics.items()},
+        "classes": {
+            name: {
+                "windows": int(positives[number]),
+                "chance": _defined(positives[number] / max(1, len(predictions.keys))),
+                "average_precision": _defined(precisions[number]),
+            }
+            for number, name in enumerate(manifest.categories)
+        },
+        "windows": {
+            "key": predictions.keys,
+            "start": predictions.starts.tolist(),
+            "probabilities": np.round(predictions.probabilities.astype(np.float64), 6).tolist(),
+            "targets": predictions.targets.astype(int).tolist(),
+        },
+    }
+
+
+def render(evaluation: Evaluation) -> str:
+    """The figures as a table for people."""
+    rows = [("class", "windows", "chance", "average precision")]
+    for name, figures in evaluation.classes.items():
+        rows.append((name, f"{figures['windows']:,}", _shown(figures["chance"]), _shown(figures["average_precision"])))
+    rows.append(("mean", "", _shown(evaluation.metrics["mAP_chance"]), _shown(evaluation.metrics["mAP"])))
+    others = [(name, value) for name, value in evaluation.metrics.items() if name not in ("mAP", "mAP_chance")]
+    footer = "   ".join(f"{name} {_shown(value)}" for name, value in others)
+    return f"{_table(rows)}\n\n{footer}"
+
+
+def _check_fit(dataset: WindowDataset, manifest: Manifest, path: Path) -> None:
+    """Refuse shards that the model was not made for."""
+    if dataset.categories != manifest.categories:
+        raise ConfigError(f"the model knows the categories {manifest.categories}, {path} has {dataset.categories}.")
+    if not len(dataset):
+        raise ShardError(f"{path} has no window of the model's style {manifest.style}.")
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows in columns, the first to the left, the others to the right; rules under the head and above the last."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if n == 0 else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    rule = "─" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _defined(value: float) -> float | None:
+    """A figure for JSON, which knows no NaN."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _shown(value: float | None) -> str:
+    """A figure for people."""
+    return "–" if value is None else f"{value:.3f}"

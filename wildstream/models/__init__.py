@@ -1,0 +1,1 @@
+"""Backbones, heads, and the builder that puts them together."""

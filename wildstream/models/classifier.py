@@ -1,0 +1,133 @@
+"""The model: uint8 frames → class scores, and the builder that puts it together.
+
+frames ──normalise──▶ backbone ──▶ tokens ──pooling──▶ features ──classifier──▶ scores ──aggregator──▶ one score a class
+(B, T, [P,] C, H, W)              over patches, and over frames where the backbone takes single frames
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from wildstream.errors import ConfigError
+from wildstream.models.backbones import Backbone, Weights, make_backbone
+from wildstream.models.heads import AGGREGATORS, CLASSIFIERS, POOLINGS, Broadcast, choose
+
+if TYPE_CHECKING:
+    from typing import Self
+
+# B batch, T frames, P patches, C channels, H, W pixels, D features, K classes
+
+
+class VideoClassifier(nn.Module):
+    """A backbone and its head: uint8 frames in, a score (logit) per class out."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, backbone: Backbone, pooling: nn.Module, classifier: nn.Module, aggregator: nn.Module, *, chunk: int
+    ) -> None:
+        """Put the parts together; `chunk` samples go through the backbone at a time."""
+        super().__init__()
+        self.spec = backbone.spec
+        self.backbone = Broadcast(
+            nn.Sequential(backbone, pooling), sample_ndim=4 if self.spec.takes == "clip" else 3, chunk=chunk
+        )
+        self.classifier = classifier
+        self.aggregator = aggregator
+        # Statistics are of values in [0, 1], frames come in [0, 255].
+        for name, values in (("mean", self.spec.mean), ("std", self.spec.std)):
+            self.register_buffer(name, 255 * torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Scores of a batch of clips.
+
+        Args:
+            frames: (B, T, C, H, W) or (B, T, P, C, H, W), uint8 or float in [0, 255], on the model's device.
+
+        Returns:
+            (B, K) float scores, before sigmoid or softmax.
+        """
+        if frames.ndim not in (5, 6) or frames.shape[-3] != len(self.spec.mean):
+            raise ConfigError(
+                f"frames must be (B, T, C, H, W) or (B, T, P, C, H, W) with {len(self.spec.mean)} channels, "
+                f"got {tuple(frames.shape)}."
+            )
+        samples = frames.unsqueeze(2) if frames.ndim == 5 else frames  # B, T, P, C, H, W
+        samples = (samples.to(self.mean.dtype) - self.mean) / self.std
+        if self.spec.takes == "clip":
+            samples = samples.transpose(1, 2)  # B, P, T, C, H, W
+        features = self.backbone(samples)  # B, P, D or B, T, P, D
+        scores: Tensor = self.classifier(features.flatten(1, -2))
+        aggregated: Tensor = self.aggregator(scores)
+        return aggregated
+
+
+class ModelBuilder:
+    """Build a model step by step.
+
+    model = ModelBuilder().set_backbone("r3d_18").set_classifier("mlp", output_dim=3).build()
+    """
+
+    def __init__(self) -> None:
+        """Start with mean pooling, a linear classifier and a mean aggregator, and without a backbone."""
+        self._backbone: tuple[str, Weights] | None = None
+        self._chunk = 1024
+        self._pooling = "mean"
+        self._classifier: tuple[str, int] | None = None
+        self._aggregator = "mean"
+
+    def set_backbone(self, name: str, *, weights: Weights = None, chunk: int = 1024) -> Self:
+        """Choose the backbone.
+
+        Args:
+            name: One of torchvision's video networks, or an image model of timm.
+            weights: "DEFAULT" for pretrained weights, the path of a state dict, or None for random ones.
+            chunk: Samples (clips or frames) that go through the backbone at a time.
+        """
+        self._backbone, self._chunk = (name, weights), chunk
+        return self
+
+    def set_pooling(self, name: str) -> Self:
+        """Choose how tokens become one feature vector: "mean" or "max"."""
+        choose("pooling", name, POOLINGS)
+        self._pooling = name
+        return self
+
+    def set_classifier(self, name: str, *, output_dim: int) -> Self:
+        """Choose what gives scores: "linear" or "mlp", for `output_dim` classes."""
+        choose("classifier", name, CLASSIFIERS)
+        if output_dim < 1:
+            raise ConfigError(f"output_dim={output_dim} must be at least 1.")
+        self._classifier = (name, output_dim)
+        return self
+
+    def set_aggregator(self, name: str) -> Self:
+        """Choose how the scores of patches (and of frames, for image backbones) become one: "mean" or "max"."""
+        choose("aggregator", name, AGGREGATORS)
+        self._aggregator = name
+        return self
+
+    def build(self) -> VideoClassifier:
+        """Put the model together.
+
+        Raises:
+            ConfigError: No backbone or classifier was chosen, or there is none of that name.
+            WeightsError: Pretrained weights cannot be had.
+        """
+        if self._backbone is None or self._classifier is None:
+            missing = "set_backbone(name)" if self._backbone is None else "set_classifier(name, output_dim=...)"
+            raise ConfigError(f"the model is not complete: call {missing} before build().")
+        name, weights = self._backbone
+        backbone = make_backbone(name, weights=weights)
+        kind, output_dim = self._classifier
+        return VideoClassifier(
+            backbone,
+            POOLINGS[self._pooling](),
+            CLASSIFIERS[kind](backbone.spec.dim, output_dim),
+            AGGREGATORS[self._aggregator](),
+            chunk=self._chunk,
+        )

@@ -1,0 +1,137 @@
+"""What flows down the river: a segment of a video, encoded then decoded; the clips in it; batches of clips.
+
+    EncodedSegment ──decode──▶ DecodedSegment ──draw──▶ Clip ──gather──▶ Batch
+
+Shapes: B batch, T frames of a clip, P patches of a frame, C channels (RGB), H, W pixels, K classes; n windows and F
+frames of a segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Ints = npt.NDArray[np.int64]
+    Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SegmentWindows:
+    """The windows of one segment: a run of windows of one video, the unit of I/O and decoding."""
+
+    key: str
+    """Key of the video."""
+    starts: Ints
+    """(n,) source frame of each window's first kept frame; negative inside the padding in front."""
+    frames: Ints
+    """(n, T) source frames of each window."""
+    labels: Bools
+    """(n, K)."""
+    positions: Ints
+    """(n,) place of each window in the planned stream; -1 where nothing is planned."""
+    real: Bools
+    """(n,) False where the window only fills up the last batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EncodedSegment:
+    """A segment with its video's bytes, and what is needed to find the frames in them."""
+
+    windows: SegmentWindows
+    """What is to be cut from it."""
+    data: Tensor
+    """(num_bytes,) uint8, CPU: the video file."""
+    pts: Ints
+    """(num_frames,) presentation times in units of time_base."""
+    key_frames: Ints
+    """(num_key_frames,) frame numbers where decoding may start."""
+    time_base: Fraction
+    """Seconds per unit of pts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DecodedSegment:
+    """A segment with every frame that its windows need, each once."""
+
+    windows: SegmentWindows
+    """What is to be cut from it."""
+    frames: Tensor | None
+    """(F, C, H, W) or (F, P, C, H, W) uint8; None where only labels are asked for."""
+    places: Tensor
+    """(n, T) int64: where the frames of each window are in `frames`."""
+
+    def clip(self, window: int) -> Clip:
+        """The clip of one window, by its place in this segment; a view, nothing is copied."""
+        windows = self.windows
+        return Clip(
+            key=windows.key,
+            start=int(windows.starts[window]),
+            label=torch.from_numpy(windows.labels[window]),
+            real=bool(windows.real[window]),
+            segment_frames=self.frames,
+            places=self.places[window],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Clip:
+    """One window: its address, its label, and where its frames are."""
+
+    key: str
+    """Key of the video."""
+    start: int
+    """Source frame of the first kept frame."""
+    label: Tensor
+    """(K,) bool."""
+    real: bool
+    """False where the clip only fills up the last batch."""
+    segment_frames: Tensor | None
+    """(F, [P,] C, H, W) uint8: the frames of the segment that the clip belongs to; they stay in memory with the clip.
+
+    None where only labels are asked for.
+    """
+    places: Tensor
+    """(T,) int64: the clip's frames among them."""
+
+    @property
+    def frames(self) -> Tensor | None:
+        """(T, [P,] C, H, W) uint8: the clip's own frames, copied out of the segment."""
+        return None if self.segment_frames is None else self.segment_frames[self.places]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """Clips that a model sees at once."""
+
+    frames: Tensor | None
+    """(B, T, C, H, W), or (B, T, P, C, H, W) with more than one patch; uint8 unless a transform made it otherwise.
+
+    None where only labels were asked for.
+    """
+    labels: Tensor
+    """(B, K) bool."""
+    keys: list[str]
+    """B keys of videos."""
+    starts: Tensor
+    """(B,) int64, CPU: source frame of each window's first kept frame."""
+    mask: Tensor
+    """(B,) bool: False where a clip only fills up the batch and must not count."""
+
+    def __len__(self) -> int:
+        """Number of clips, B."""
+        return len(self.keys)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with frames, labels and mask on a device."""
+        move: Callable[[Tensor], Tensor] = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
+        frames = None if self.frames is None else move(self.frames)
+        return replace(self, frames=frames, labels=move(self.labels), mask=move(self.mask))

@@ -1,0 +1,1 @@
+"""Videos on disk → tar shards and their index."""

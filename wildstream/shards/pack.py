@@ -1,0 +1,412 @@
+"""Videos and labels → tar shards and their index: atomic, verified, resumable.
+
+    scan ──▶ splits ──▶ shards of about `shard_bytes` ──▶ for each video: read, decode once, check labels
+                                                     └──▶ tar ──▶ read back and compare ──▶ rows
+    last of all: index.parquet and dataset.json, and the finished folder takes its name
+
+A split is built in a hidden folder beside its place (`.train.packing`), which is renamed when it is complete; a kill
+leaves the old shards or the new ones. Which source goes into which shard follows from the sources alone, and a shard's
+rows carry a fingerprint of its sources. So a second call, or a call after a kill, packs only what is not there yet.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from tqdm import tqdm
+
+from wildstream.errors import ConfigError, FormatError, SampleError, ShardError, VideoError
+from wildstream.shards.formats import Format, Refusal, Scan, Source, get_format
+from wildstream.shards.index import (
+    DATASET_NAME,
+    INDEX_NAME,
+    SCHEMA_VERSION,
+    DatasetInfo,
+    make_table,
+    write_index,
+    write_table,
+)
+from wildstream.shards.labels import LabelTrack
+from wildstream.video import VideoFacts, probe
+
+REPORT_NAME = "pack-report.json"
+OnError = Literal["skip", "fail"]
+
+
+@dataclass(slots=True)
+class PackReport:
+    """What was packed and what was not."""
+
+    packed: dict[str, int] = field(default_factory=dict)
+    """Videos in the shards, by split."""
+    reused: dict[str, int] = field(default_factory=dict)
+    """Those of them that an earlier call had packed, by split."""
+    refused: list[Refusal] = field(default_factory=list)
+    """Videos that are left out, and why."""
+    unused: list[Refusal] = field(default_factory=list)
+    """Label files that belong to no video."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """One video, read and checked: what goes into the tar, and its row of the index without its place."""
+
+    members: dict[str, bytes]
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """The sources that one shard is made of."""
+
+    name: str
+    sources: list[Source]
+    fingerprint: str
+
+
+def pack(
+    source: str | Path,
+    out: str | Path,
+    *,
+    format: str,
+    splits: Sequence[str] | None = None,
+    shard_bytes: int = 512 << 20,
+    workers: int | None = None,
+    on_error: OnError = "skip",
+    progress: bool = True,
+) -> PackReport:
+    """Pack labelled videos into WebDataset shards, a folder per split.
+
+    Args:
+        source: Folder in the layout that `format` names.
+        out: Folder that will hold a folder per split, and pack-report.json.
+        format: "frames" or "videos"; see `wildstream.shards.formats`.
+        splits: Splits to pack; all by default. A source without split folders is one split, named by this (or "all").
+        shard_bytes: Videos are put into one shard until it would be larger than this.
+        workers: Threads that decode and check videos; the number of cores by default.
+        on_error: "skip" leaves a refused video out and names it in the report; "fail" raises at the first.
+        progress: Show a progress bar on stderr.
+
+    Raises:
+        ConfigError: An option is out of range, or a split does not exist.
+        FormatError: The source is not in this layout.
+        SampleError: With on_error="fail", the first refused video; shards that were finished before stay.
+    """
+    if shard_bytes < 1:
+        raise ConfigError(f"shard_bytes={shard_bytes} must be positive.")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers={workers} must be at least 1.")
+    if on_error not in ("skip", "fail"):
+        raise ConfigError(f"on_error={on_error!r} is not known. Take one of skip, fail.")
+    root, target = Path(source), Path(out)
+    layout = get_format(format)
+    scan = _select_splits(layout.scan(root), splits)
+    target.mkdir(parents=True, exist_ok=True)
+    report = PackReport(refused=list(scan.refused), unused=list(scan.unused))
+    packer = _Packer(root, layout, scan.categories, shard_bytes, workers or os.cpu_count() or 1, on_error)
+    if on_error == "fail" and scan.refused:
+        raise SampleError(f"{scan.refused[0].path}: {scan.refused[0].reason}")
+    with tqdm(total=len(scan.sources), desc="pack", unit="video", disable=not progress) as bar:
+        for split in sorted({entry.split for entry in scan.sources}):
+            packer.pack_split(split, scan, target / split, report, bar)
+    _write_report(target / REPORT_NAME, report)
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Packer:
+    """Packs the splits of one source folder."""
+
+    root: Path
+    layout: Format
+    categories: list[str]
+    shard_bytes: int
+    workers: int
+    on_error: OnError
+
+    def pack_split(self, split: str, scan: Scan, folder: Path, report: PackReport, bar: tqdm[Any]) -> None:
+        """Pack one split; shards that an earlier call made from the same sources are taken over."""
+        shards = self._assign([entry for entry in scan.sources if entry.split == split])
+        _finish_interrupted_rename(folder)
+        old = _finished_shards(folder, shards)
+        if len(old) == len(shards) and set(old) == set(_shard_names(folder)):
+            tables = [old[shard.name] for shard in shards]
+            bar.update(sum(len(shard.sources) for shard in shards))
+            report.reused[split] = sum(table.num_rows for table in tables)
+        else:
+            with _staging(folder) as staging:
+                tables = [self._obtain(shard, old, folder, staging, report, bar) for shard in shards]
+                self._finish(split, shards, tables, staging)
+        report.packed[split] = sum(table.num_rows for table in tables)
+        report.refused += [refusal for table in tables for refusal in _refusals(table)]
+
+    def _obtain(
+        self, shard: _Shard, old: dict[str, pa.Table], folder: Path, staging: Path, report: PackReport, bar: tqdm[Any]
+    ) -> pa.Table:
+        """Have one shard and its rows in the staging folder: left there by a killed call, taken over, or packed."""
+        part = staging / f"{shard.name}.parquet"
+        if part.is_file() and _metadata(table := pq.read_table(part)).get("fingerprint") == shard.fingerprint:
+            bar.update(len(shard.sources))
+        elif (table := old.get(shard.name)) is not None:
+            (staging / shard.name).unlink(missing_ok=True)
+            os.link(folder / shard.name, staging / shard.name)
+            bar.update(len(shard.sources))
+        else:
+            return self._pack_shard(staging, shard, bar)
+        report.reused[shard.sources[0].split] = report.reused.get(shard.sources[0].split, 0) + table.num_rows
+        return table
+
+    def _finish(self, split: str, shards: list[_Shard], tables: list[pa.Table], staging: Path) -> None:
+        """Write the index of a complete staging folder, and remove what is not part of it."""
+        merged = pa.concat_tables(table.replace_schema_metadata(None) for table in tables).sort_by("key")
+        metadata = {shard.name: json.dumps(_metadata(table)) for shard, table in zip(shards, tables, strict=True)}
+        write_index(staging, self._info(split, merged, shards), merged.replace_schema_metadata(metadata))
+        wanted = {INDEX_NAME, DATASET_NAME, *metadata}
+        for path in staging.iterdir():
+            if path.name not in wanted:
+                path.unlink()
+
+    def _assign(self, sources: list[Source]) -> list[_Shard]:
+        """Fill shards in order of key; what is in a shard depends on the sources alone."""
+        groups: list[list[Source]] = []
+        room = 0
+        for source in sorted(sources, key=lambda entry: entry.key):
+            size = source.video.stat().st_size
+            if not groups or size > room:
+                groups.append([])
+                room = self.shard_bytes
+            groups[-1].append(source)
+            room -= size
+        return [_Shard(f"{n:06d}.tar", group, self._fingerprint(group)) for n, group in enumerate(groups)]
+
+    def _fingerprint(self, sources: list[Source]) -> str:
+        """Hash of all that a shard's content depends on: the sources as the file system knows them, and the layout."""
+        facts: list[object] = [SCHEMA_VERSION, self.layout.name, self.categories]
+        for source in sources:
+            stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (source.video, source.labels)]
+            facts.append([source.key, str(source.video.relative_to(self.root)), stats])
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def _pack_shard(self, folder: Path, shard: _Shard, bar: tqdm[Any]) -> pa.Table:
+        """Write one shard and the rows that describe it; both are complete or not there."""
+        temporary = folder / f".{shard.name}.tmp"
+        rows: list[dict[str, Any]] = []
+        refused: list[Refusal] = []
+        with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
+            for source, sample in self._checked(shard.sources):
+                bar.update()
+                if isinstance(sample, SampleError):
+                    refused.append(self._refuse(source, sample))
+                    continue
+                for extension, data in sample.members.items():
+                    member = tarfile.TarInfo(f"{source.key}.{extension}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+                rows.append({**sample.row, "shard": shard.name})
+        _verify(temporary, rows)
+        metadata = {"fingerprint": shard.fingerprint, "refused": json.dumps([asdict(entry) for entry in refused])}
+        table = make_table(rows, metadata)
+        temporary.replace(folder / shard.name)
+        write_table(folder / f"{shard.name}.parquet", table)
+        return table
+
+    def _checked(self, sources: list[Source]) -> Iterator[tuple[Source, _Sample | SampleError]]:
+        """Read and check sources in parallel; results in order, and only a few of them in memory."""
+        ahead = 2 * self.workers
+        with ThreadPoolExecutor(self.workers, "pack") as threads:
+            pending = [threads.submit(self._check, source) for source in sources[:ahead]]
+            for n, source in enumerate(sources):
+                yield source, pending.pop(0).result()
+                if n + ahead < len(sources):
+                    pending.append(threads.submit(self._check, sources[n + ahead]))
+
+    def _check(self, source: Source) -> _Sample | SampleError:
+        """Read one video and its labels, or say why that cannot be."""
+        try:
+            data = source.video.read_bytes()
+            facts = probe(torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0))
+            track = self._read_labels(source, facts)
+        except OSError as error:
+            return VideoError(f"cannot be read: {error.strerror}")
+        except SampleError as error:
+            return error
+        return self._make_sample(source, data, facts, track)
+
+    def _read_labels(self, source: Source, facts: VideoFacts) -> LabelTrack:
+        """The labels of a video; where their length does not fit, the container's claim is part of the reason."""
+        try:
+            return self.layout.read(source, num_frames=facts.num_frames, categories=self.categories)
+        except SampleError as error:
+            if facts.claimed_frames == facts.num_frames:
+                raise
+            raise type(error)(f"{error} (its container promises {facts.claimed_frames} frames)") from error
+
+    def _make_sample(self, source: Source, data: bytes, facts: VideoFacts, track: LabelTrack) -> _Sample:
+        """Members of the tar sample, and the row of the index but for shard and offset."""
+        extension = source.video.suffix[1:].lower()
+        row = {
+            "key": source.key,
+            "extension": extension,
+            "size": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "codec": facts.codec,
+            "pixel_format": facts.pixel_format,
+            "width": facts.width,
+            "height": facts.height,
+            "num_frames": facts.num_frames,
+            "time_base_numerator": facts.time_base.numerator,
+            "time_base_denominator": facts.time_base.denominator,
+            "ctime": source.video.stat().st_ctime,
+            "source": source.video.relative_to(self.root).as_posix(),
+        }
+        metadata = {**row, "fps": facts.fps, "categories": self.categories}
+        members = {extension: data, "json": json.dumps(metadata, ensure_ascii=False).encode()}
+        if self.layout.task == "single_label":
+            members["cls"] = str(track.classes[0]).encode()
+        else:
+            members["labels.npy"] = _npy(track.rows().view(np.uint8))
+        columns = zip(track.classes.tolist(), track.first.tolist(), track.stop.tolist(), strict=True)
+        events = [{"class": label, "first": first, "stop": stop} for label, first, stop in columns]
+        return _Sample(members, {**row, "events": events, "pts": facts.pts, "key_frames": facts.key_frames})
+
+    def _refuse(self, source: Source, error: SampleError) -> Refusal:
+        """Note a refused video, or raise where one is one too many."""
+        path = source.video.relative_to(self.root).as_posix()
+        if self.on_error == "fail":
+            raise type(error)(f"{path}: {error}") from error
+        return Refusal(split=source.split, path=path, reason=str(error))
+
+    def _info(self, split: str, table: pa.Table, shards: list[_Shard]) -> DatasetInfo:
+        """What the index of one split means."""
+        return DatasetInfo(
+            categories=self.categories,
+            task=self.layout.task,
+            split=split,
+            format=self.layout.name,
+            num_videos=table.num_rows,
+            num_frames=sum(table["num_frames"].to_pylist()),
+            shards=[shard.name for shard in shards],
+            packed_by=f"wildstream {version('wildstream')}",
+        )
+
+
+def _select_splits(scan: Scan, splits: Sequence[str] | None) -> Scan:
+    """Keep the splits that are asked for; a source without split folders takes the name that is asked for."""
+    if splits is None:
+        return scan
+    found = sorted({entry.split for entry in (*scan.sources, *scan.refused)})
+    if found == ["all"] and len(splits) == 1:
+        return Scan(
+            scan.categories,
+            [Source(key=s.key, split=splits[0], video=s.video, labels=s.labels) for s in scan.sources],
+            [Refusal(split=splits[0], path=r.path, reason=r.reason) for r in scan.refused],
+            [Refusal(split=splits[0], path=r.path, reason=r.reason) for r in scan.unused],
+        )
+    if missing := [split for split in splits if split not in found]:
+        raise FormatError(f"split {', '.join(missing)} is not in the source; it has {', '.join(found)}")
+    sources = [entry for entry in scan.sources if entry.split in splits]
+    refused, unused = ([entry for entry in part if entry.split in splits] for part in (scan.refused, scan.unused))
+    return Scan(scan.categories, sources, refused, unused)
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A hidden folder that takes the place of `folder` when the block ends well; one process at a time."""
+    staging, old = _staging_folder(folder), folder.with_name(f".{folder.name}.old")
+    staging.mkdir(exist_ok=True)
+    with (folder.with_name(f".{folder.name}.lock")).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ShardError(f"another process is packing into {folder}; wait for it") from error
+        yield staging
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        staging.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        Path(lock.name).unlink()
+
+
+def _staging_folder(folder: Path) -> Path:
+    """Where the shards of a folder are built."""
+    return folder.with_name(f".{folder.name}.packing")
+
+
+def _finish_interrupted_rename(folder: Path) -> None:
+    """Put a complete staging folder in its place, if a call was killed between its two renames."""
+    staging = _staging_folder(folder)
+    if not folder.exists() and (staging / DATASET_NAME).is_file():
+        staging.rename(folder)
+
+
+def _shard_names(folder: Path) -> list[str]:
+    """Names of the shards in a finished folder."""
+    return sorted(path.name for path in folder.glob("*.tar"))
+
+
+def _finished_shards(folder: Path, shards: list[_Shard]) -> dict[str, pa.Table]:
+    """Rows of the shards in a finished folder that were made from the same sources."""
+    if not (folder / DATASET_NAME).is_file() or not (folder / INDEX_NAME).is_file():
+        return {}
+    table = pq.read_table(folder / INDEX_NAME)
+    known = {name: json.loads(metadata) for name, metadata in _metadata(table).items() if name.endswith(".tar")}
+    finished = {}
+    for shard in shards:
+        metadata = known.get(shard.name, {})
+        if metadata.get("fingerprint") == shard.fingerprint and (folder / shard.name).is_file():
+            rows = table.filter(pc.field("shard") == shard.name)
+            finished[shard.name] = rows.replace_schema_metadata(metadata)
+    return finished
+
+
+def _metadata(table: pa.Table) -> dict[str, str]:
+    """What a table of rows carries beside them: fingerprint and refusals, by shard where it holds several."""
+    return {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+
+
+def _refusals(table: pa.Table) -> list[Refusal]:
+    """The videos that were refused when a shard was packed."""
+    return [Refusal(**entry) for entry in json.loads(_metadata(table)["refused"])]
+
+
+def _verify(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Read a shard back, compare its videos with their checksums, and note where each begins."""
+    with tarfile.open(path) as tar:
+        members = {member.name: member for member in tar}
+        for row in rows:
+            member = members[f"{row['key']}.{row['extension']}"]
+            stream = tar.extractfile(member)
+            if stream is None or hashlib.sha256(stream.read()).hexdigest() != row["sha256"]:
+                raise OSError(f"{path}: {member.name} reads back other than it was written; check disk and memory")
+            row["offset"] = member.offset_data
+
+
+def _write_report(path: Path, report: PackReport) -> None:
+    """Write pack-report.json."""
+    path.write_text(json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _npy(array: np.ndarray[Any, Any]) -> bytes:
+    """An array as the bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Shards → batches: plan, storage, decoding, windows, shuffle, loader."""

@@ -1,0 +1,79 @@
+"""Clips → batches: the frames of several clips are gathered from their segments into one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wildstream.errors import ConfigError, ShardError
+from wildstream.samples import Batch, Clip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batches:
+    """Gather clips into batches; uint8 in, uint8 out, unless a transform makes it otherwise."""
+
+    size: int
+    """Clips per batch; the last batch may be smaller."""
+    transform: Callable[[Tensor], Tensor] | None = None
+    """Applied to the frames of each clip, (T, [P,] C, H, W) uint8; its results must be of one shape."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty batch (ConfigError)."""
+        if self.size < 1:
+            raise ConfigError(f"batch_size={self.size} must be at least 1.")
+
+    def __call__(self, clips: Iterable[Clip]) -> Iterator[Batch]:
+        """Yield batches of `size` clips."""
+        group: list[Clip] = []
+        for clip in clips:
+            group.append(clip)
+            if len(group) == self.size:
+                yield self._make(group)
+                group = []
+        if group:
+            yield self._make(group)
+
+    def _make(self, clips: list[Clip]) -> Batch:
+        """One batch of the given clips."""
+        return Batch(
+            frames=self._frames(clips),
+            labels=torch.stack([clip.label for clip in clips]),
+            keys=[clip.key for clip in clips],
+            starts=torch.tensor([clip.start for clip in clips], dtype=torch.int64),
+            mask=torch.tensor([clip.real for clip in clips], dtype=torch.bool),
+        )
+
+    def _frames(self, clips: list[Clip]) -> Tensor | None:
+        """The frames of a batch, transformed where there is a transform."""
+        segments = [clip.segment_frames for clip in clips if clip.segment_frames is not None]
+        if not segments:
+            return None
+        if self.transform is not None:
+            return _stack([self.transform(segment[clip.places]) for segment, clip in zip(segments, clips, strict=True)])
+        return _gather(segments, clips)
+
+
+def _gather(segments: list[Tensor], clips: list[Clip]) -> Tensor:
+    """Copy the clips' frames straight from their segments into one tensor."""
+    shapes = {tuple(segment.shape[1:]): clip.key for segment, clip in zip(segments, clips, strict=True)}
+    if len(shapes) > 1:
+        found = ", ".join(f"{key} {'×'.join(map(str, shape))}" for shape, key in shapes.items())
+        raise ShardError(f"frames of several sizes cannot be one batch: {found}. Set size=, such as size=224.")
+    frames = segments[0].new_empty((len(clips), len(clips[0].places), *segments[0].shape[1:]))
+    for row, segment, clip in zip(frames, segments, clips, strict=True):
+        torch.index_select(segment, 0, clip.places.to(segment.device), out=row)
+    return frames
+
+
+def _stack(results: list[Tensor]) -> Tensor:
+    """Stack what a transform gave for each clip."""
+    shapes = {tuple(result.shape) for result in results}
+    if len(shapes) > 1:
+        raise ConfigError(
+            f"transform gives several shapes in one batch: {sorted(shapes)}. Let it resize or crop to one."
+        )
+    return torch.stack(results)

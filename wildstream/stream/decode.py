@@ -1,0 +1,97 @@
+"""Bytes → frames: each frame that the windows of a segment need is decoded once, in one forward pass.
+
+Segments are decoded in threads (the decoder lets go of the interpreter's lock), a few ahead of the one that is wanted,
+and come out in order. Frames become what they will be (tiles, resized) a few at a time, while they are in the
+processor's cache; full-size frames are never held.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wildstream.errors import ConfigError, VideoError
+from wildstream.samples import DecodedSegment, EncodedSegment
+from wildstream.video import decode
+
+CHUNK_BYTES = 4 << 20
+"""Full-size frames that are converted at a time; larger chunks fall out of the cache and are half as fast."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode:
+    """Decode segments in threads, in order."""
+
+    per_frame: tuple[Callable[[Tensor], Tensor], ...] = ()
+    """Applied in turn to chunks of frames, (N, C, H, W) uint8 at first: tiling, resizing."""
+    threads: int = 1
+    """Segments that are decoded at the same time, each by one FFmpeg thread."""
+    device: str = "cpu"
+    """Where to decode, and where the frames will be."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that are out of range (ConfigError)."""
+        if self.threads < 1:
+            raise ConfigError(f"threads={self.threads} must be at least 1.")
+
+    def __call__(self, segments: Iterable[EncodedSegment]) -> Iterator[DecodedSegment]:
+        """Decode a stream of segments; a VideoError names the video."""
+        source = iter(segments)
+        pending: deque[Future[DecodedSegment]] = deque()
+        with ThreadPoolExecutor(self.threads, "decode") as executor:
+            try:
+                for segment in source:
+                    pending.append(executor.submit(self.decode_segment, segment))
+                    if len(pending) > self.threads:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:  # whoever stops early does not wait for what nobody wants
+                    future.cancel()
+
+    def decode_segment(self, segment: EncodedSegment) -> DecodedSegment:
+        """Decode the frames that one segment's windows need."""
+        wanted, places = np.unique(segment.windows.frames, return_inverse=True)
+        stream = decode(
+            segment.data,
+            wanted,
+            pts=segment.pts,
+            key_frames=segment.key_frames,
+            time_base=segment.time_base,
+            device=torch.device(self.device),
+        )
+        try:
+            frames = torch.cat([self._convert(chunk) for chunk in _chunks(stream)])
+        except VideoError as error:
+            raise VideoError(f"{segment.windows.key}: {error}") from error
+        return DecodedSegment(
+            windows=segment.windows,
+            frames=frames,
+            places=torch.from_numpy(places.reshape(segment.windows.frames.shape)),
+        )
+
+    def _convert(self, chunk: Sequence[Tensor]) -> Tensor:
+        """Stack a few frames and apply what is done to each of them."""
+        frames = torch.stack(list(chunk))
+        for function in self.per_frame:
+            frames = function(frames)
+        return frames.contiguous()
+
+
+def _chunks(frames: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Group frames into chunks of about CHUNK_BYTES."""
+    chunk: list[Tensor] = []
+    for frame in frames:
+        chunk.append(frame)
+        if len(chunk) * frame.numel() >= CHUNK_BYTES:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

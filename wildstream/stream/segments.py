@@ -1,0 +1,160 @@
+"""Plan or tar samples → encoded segments: the bytes of a video, and what windows to cut from them.
+
+`ReadPlanned` reads exactly the members that a plan names. `ParseSamples` takes the dictionaries of any
+`webdataset.WebDataset`, in whatever order they come.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from wildstream.errors import LabelError, VideoError
+from wildstream.samples import DecodedSegment, EncodedSegment, SegmentWindows
+from wildstream.shards.index import Index
+from wildstream.shards.labels import LabelTrack
+from wildstream.stream.plan import SEGMENT_FRAMES, Order, Segment
+from wildstream.stream.storage import read_member
+from wildstream.stream.windows import SlidingStyle
+from wildstream.video import VIDEO_EXTENSIONS, scan
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPlanned:
+    """Read the videos of planned segments from their shards."""
+
+    index: Index
+    """Where everything lies."""
+    style: SlidingStyle
+    """How windows slide."""
+
+    def __call__(self, segments: Iterable[Segment]) -> Iterator[EncodedSegment]:
+        """Read a stream of planned segments; ShardError where a shard is missing or too short."""
+        for segment in segments:
+            table = self.index.frame_table(segment.video)
+            yield EncodedSegment(
+                windows=_planned_windows(self.index, self.style, segment),
+                data=read_member(*self.index.place(segment.video)),
+                pts=table.pts,
+                key_frames=table.key_frames,
+                time_base=table.time_base,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPlanned:
+    """Give the windows of planned segments without their frames: labels and addresses, from the index alone."""
+
+    index: Index
+    """Where everything lies."""
+    style: SlidingStyle
+    """How windows slide."""
+
+    def __call__(self, segments: Iterable[Segment]) -> Iterator[DecodedSegment]:
+        """Look up a stream of planned segments."""
+        for segment in segments:
+            windows = _planned_windows(self.index, self.style, segment)
+            yield DecodedSegment(windows=windows, frames=None, places=torch.from_numpy(windows.frames))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParseSamples:
+    """Turn the samples of a plain `webdataset.WebDataset` into segments, in the order they come.
+
+    A sample has a video (`mp4`, `avi`, `mkv`, `mov` or `webm`) and its labels: `labels.npy`, frames × classes, or
+    `cls`, one class number. Neither order nor length of such a stream is known beforehand.
+    """
+
+    style: SlidingStyle
+    """How windows slide."""
+    num_classes: int
+    """Classes that exist."""
+    segment_frames: int = SEGMENT_FRAMES
+    """Kept frames that a segment spans, at most."""
+
+    def __call__(self, samples: Iterable[Mapping[str, Any]]) -> Iterator[EncodedSegment]:
+        """Cut each sample into segments.
+
+        Raises:
+            VideoError: A sample has no video, or one that cannot be opened.
+            LabelError: A sample has no labels, or malformed ones.
+        """
+        for sample in samples:
+            key = str(sample["__key__"])
+            extension = next((name for name in VIDEO_EXTENSIONS if name in sample), None)
+            if extension is None:
+                raise VideoError(f"{key}: no video among its members {sorted(sample)}")
+            data = torch.frombuffer(bytearray(sample[extension]), dtype=torch.uint8)
+            try:
+                pts, key_frames, time_base = scan(data)
+            except VideoError as error:
+                raise VideoError(f"{key}: {error}") from error
+            num_frames = min(len(pts), _promised_frames(sample, len(pts)))
+            track = self._labels(key, sample, num_frames)
+            longest = Order(shuffle=False, segment_frames=self.segment_frames).segment_windows(self.style)
+            for first in range(0, int(self.style.num_windows(num_frames)), longest):
+                windows = np.arange(first, min(first + longest, int(self.style.num_windows(num_frames))))
+                unplanned = np.full(len(windows), -1)
+                yield EncodedSegment(
+                    windows=_windows(key, self.style, track, windows, unplanned, np.ones(len(windows), np.bool_)),
+                    data=data,
+                    pts=pts[:num_frames],
+                    key_frames=key_frames,
+                    time_base=time_base,
+                )
+
+    def _labels(self, key: str, sample: Mapping[str, Any], num_frames: int) -> LabelTrack:
+        """The label track of one sample."""
+        if "labels.npy" in sample:
+            try:
+                rows = np.load(io.BytesIO(sample["labels.npy"]), allow_pickle=False)
+            except ValueError as error:
+                raise LabelError(f"{key}: labels.npy is not a plain array ({error})") from error
+            if rows.shape != (num_frames, self.num_classes):
+                raise LabelError(f"{key}: labels.npy is {rows.shape}, but {(num_frames, self.num_classes)} is needed")
+            return LabelTrack.from_rows(rows.astype(np.bool_))
+        if "cls" in sample:
+            return LabelTrack.from_class(int(sample["cls"]), num_frames=num_frames, num_classes=self.num_classes)
+        raise LabelError(f"{key}: neither labels.npy nor cls among its members {sorted(sample)}")
+
+
+def _promised_frames(sample: Mapping[str, Any], default: int) -> int:
+    """Frames that decode, where the sample's metadata tells."""
+    if "json" not in sample:
+        return default
+    metadata = json.loads(sample["json"])
+    return int(metadata.get("num_frames", default)) if isinstance(metadata, dict) else default
+
+
+def _planned_windows(index: Index, style: SlidingStyle, segment: Segment) -> SegmentWindows:
+    """What to cut from the video of a planned segment."""
+    track = index.track(segment.video)
+    return _windows(index.keys[segment.video], style, track, segment.windows, segment.positions, segment.real)
+
+
+def _windows(
+    key: str,
+    style: SlidingStyle,
+    track: LabelTrack,
+    numbers: npt.NDArray[np.int64],
+    positions: npt.NDArray[np.int64],
+    real: npt.NDArray[np.bool_],
+) -> SegmentWindows:
+    """What to cut from one video: windows by their numbers."""
+    return SegmentWindows(
+        key=key,
+        starts=style.starts(numbers),
+        frames=style.frames(numbers, track.num_frames),
+        labels=style.labels(track, numbers),
+        positions=positions,
+        real=real,
+    )

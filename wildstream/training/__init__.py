@@ -1,0 +1,1 @@
+"""The trainer: losses, metrics, checkpoints, and the run that ties them together."""

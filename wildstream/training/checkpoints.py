@@ -1,0 +1,126 @@
+"""A trained model as a folder: weights, and a manifest that says all that is needed to use them.
+
+checkpoint/
+  model.safetensors   the weights; tensors, never code
+  manifest.json       configuration, categories, task, style, size, index fingerprint, figures, versions, commit
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from wildstream.config import ModelConfig, TrainConfig
+from wildstream.errors import ShardError
+from wildstream.models.classifier import ModelBuilder, VideoClassifier
+from wildstream.shards.formats import Task
+from wildstream.stream.windows import SlidingStyle
+
+WEIGHTS_NAME = "model.safetensors"
+MANIFEST_NAME = "manifest.json"
+
+
+class Manifest(BaseModel):
+    """What a checkpoint's weights are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = 1
+    """Version of this file."""
+    config: TrainConfig
+    """The options of the run."""
+    categories: list[str]
+    """Class names, in order of class number."""
+    task: Task
+    """What the labels mean."""
+    style: dict[str, Any]
+    """Parameters of the sliding style."""
+    size: tuple[int, int]
+    """Height and width in pixels of the frames that the model was trained on."""
+    fingerprint: str
+    """Of the index that it was trained on."""
+    epoch: int
+    """Epochs that were finished."""
+    metrics: dict[str, float | None]
+    """Validation figures; null where one is not defined."""
+    commit: str | None
+    """Git commit of the program, where it runs from a checkout."""
+    versions: dict[str, str]
+    """Of the program and what it stands on."""
+
+    @property
+    def sliding_style(self) -> SlidingStyle:
+        """The style that the model was trained on."""
+        return SlidingStyle(**self.style)
+
+
+def build_model(config: ModelConfig, *, num_classes: int) -> VideoClassifier:
+    """The model that a configuration describes."""
+    return (
+        ModelBuilder()
+        .set_backbone(config.backbone, weights=config.weights, chunk=config.chunk)
+        .set_pooling(config.pooling)
+        .set_classifier(config.classifier, output_dim=num_classes)
+        .set_aggregator(config.aggregator)
+        .build()
+    )
+
+
+def save_checkpoint(folder: Path, model: nn.Module, manifest: Manifest) -> None:
+    """Write a checkpoint, complete or not at all: built beside its place, then renamed."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, temporary / WEIGHTS_NAME)
+    (temporary / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path) -> tuple[VideoClassifier, Manifest]:
+    """Build the model of a checkpoint and load its weights.
+
+    Raises:
+        ShardError: The folder holds no checkpoint, or a damaged one.
+    """
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+        # Pretrained weights would be overwritten anyway, and may be out of reach where the checkpoint is used.
+        options = manifest.config.model.model_copy(update={"weights": None})
+        model = build_model(options, num_classes=len(manifest.categories))
+        model.load_state_dict(load_file(folder / WEIGHTS_NAME))
+    except FileNotFoundError as error:
+        raise ShardError(f"{folder} is not a checkpoint: {Path(str(error.filename)).name} is missing.") from error
+    except (ValidationError, json.JSONDecodeError, RuntimeError) as error:
+        raise ShardError(f"the checkpoint {folder} is damaged: {str(error).splitlines()[0]}") from error
+    return model, manifest
+
+
+def used_versions() -> dict[str, str]:
+    """Versions of the program and what it stands on."""
+    packages = ("wildstream", "torch", "torchvision", "torchcodec", "webdataset", "timm", "accelerate", "numpy")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def current_commit() -> str | None:
+    """Git commit of the checkout that the program runs from, or None."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]  # noqa: S607 - git of the user's choice
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()

@@ -1,0 +1,141 @@
+"""The order of an epoch: each window once, whatever the ranks, known before a video is opened."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wildstream.errors import ConfigError
+from wildstream.stream.plan import Order, make_plan, num_batches
+from wildstream.stream.windows import SlidingStyle
+
+lengths = st.lists(st.integers(0, 90), max_size=12)
+styles = st.builds(
+    lambda window, step, interval: SlidingStyle(
+        window_size=window, samples_per_window=window, step_size=step, temporal_sample_interval=interval
+    ),
+    st.integers(1, 8),
+    st.integers(1, 5),
+    st.integers(1, 3),
+)
+orders = st.builds(
+    Order,
+    shuffle=st.booleans(),
+    seed=st.integers(0, 99),
+    lanes=st.sampled_from([1, 2, 4, 6, 24]),
+    pool_segments=st.integers(1, 4),
+    segment_frames=st.integers(1, 64),
+)
+
+
+def streams(plan, *, batch_size, world_size, tail):
+    """What each rank gets, by position: (video, window, real)."""
+    result = []
+    for rank in range(world_size):
+        stream = {}
+        for segment in plan.segments(batch_size=batch_size, rank=rank, world_size=world_size, tail=tail):
+            assert len(set(segment.windows.tolist())) or len(segment.windows)
+            for window, position, real in zip(segment.windows, segment.positions, segment.real, strict=True):
+                assert position not in stream, "two windows at one place"
+                stream[int(position)] = (segment.video, int(window), bool(real))
+        assert sorted(stream) == list(range(len(stream))), "a gap in the stream"
+        result.append([stream[place] for place in range(len(stream))])
+    return result
+
+
+@given(lengths, styles, orders, st.sampled_from([1, 2, 4]), st.integers(1, 5))
+def test_the_ranks_together_deliver_each_window_once(lengths, style, order, world_size, batch_size):
+    if order.lanes % world_size:
+        return
+    plan = make_plan(np.array(lengths, np.int64), style, order)
+    expected = [(video, w) for video, frames in enumerate(lengths) for w in range(int(style.num_windows(frames)))]
+    assert len(plan) == len(expected)
+    ranks = streams(plan, batch_size=batch_size, world_size=world_size, tail="pad")
+    batches = num_batches(len(plan), batch_size=batch_size, world_size=world_size)
+    assert [len(stream) for stream in ranks] == [batches * batch_size] * world_size
+    delivered = [(video, window) for stream in ranks for video, window, real in stream if real]
+    assert sorted(delivered) == expected
+    if not order.shuffle:
+        assert delivered == expected
+
+
+@given(lengths, styles, st.integers(1, 5), st.sampled_from([1, 2, 3]))
+def test_dropping_the_tail_leaves_out_less_than_a_batch_per_rank(lengths, style, batch_size, world_size):
+    plan = make_plan(np.array(lengths, np.int64), style, Order())
+    ranks = streams(plan, batch_size=batch_size, world_size=world_size, tail="drop")
+    delivered = [item for stream in ranks for item in stream]
+    assert len(set(delivered)) == len(delivered)
+    assert all(real for _, _, real in delivered)
+    assert len({len(stream) for stream in ranks}) == 1
+    assert len(plan) - len(delivered) < batch_size * world_size
+
+
+@given(lengths, styles, st.integers(0, 9))
+def test_the_sequence_of_global_batches_is_the_same_for_every_number_of_ranks(lengths, style, seed):
+    plan = make_plan(np.array(lengths, np.int64), style, Order(seed=seed, lanes=24))
+    one = streams(plan, batch_size=12, world_size=1, tail="drop")[0]
+    for world_size in (2, 3, 4, 6, 12):
+        ranks = streams(plan, batch_size=12 // world_size, world_size=world_size, tail="drop")
+        together = [ranks[p % world_size][p // world_size] for p in range(len(one))]
+        assert together == one
+
+
+@given(lengths, styles, orders, st.integers(0, 4))
+def test_the_rest_of_an_epoch_is_what_the_whole_would_have_given(lengths, style, order, skipped):
+    plan = make_plan(np.array(lengths, np.int64), style, order)
+    whole = streams(plan, batch_size=3, world_size=1, tail="pad")[0]
+    rest = {}
+    for segment in plan.segments(batch_size=3, skip_batches=skipped):
+        for window, position, real in zip(segment.windows, segment.positions, segment.real, strict=True):
+            rest[int(position)] = (segment.video, int(window), bool(real))
+    assert [rest[place] for place in range(len(rest))] == whole[3 * skipped :]
+
+
+STYLE = SlidingStyle(window_size=2, samples_per_window=2, step_size=1, padding="none")
+
+
+def test_one_small_permutation_to_the_letter():
+    """A change of the order makes every run of everyone differ; it must be on purpose."""
+    order = Order(seed=7, lanes=2, pool_segments=2, segment_frames=4)
+    plan = make_plan(np.array([6, 4, 5]), STYLE, order, epoch=3)
+    assert plan.order.tolist() == [9, 7, 8, 10, 2, 11, 0, 6, 1, 3, 5, 4]
+
+
+def test_seed_and_epoch_decide_the_order():
+    frames = np.full(20, 40)
+    first = make_plan(frames, STYLE, Order(seed=0), epoch=0).order
+    assert (first == make_plan(frames, STYLE, Order(seed=0), epoch=0).order).all()
+    for seed, epoch in ((0, 1), (1, 0)):
+        other = make_plan(frames, STYLE, Order(seed=seed), epoch=epoch).order
+        assert (first != other).mean() > 0.9
+
+
+def test_neighbouring_windows_are_far_apart_and_few_segments_are_open():
+    order = Order(lanes=4, pool_segments=3, segment_frames=16)
+    plan = make_plan(np.full(100, 100), STYLE, order)
+    place = np.empty(len(plan), np.int64)
+    place[plan.order] = np.arange(len(plan))
+    distance = np.abs(np.diff(place))
+    assert np.median(distance) > 20
+    first, last = {}, {}
+    for segment in plan.segments(batch_size=1):
+        first[id(segment)], last[id(segment)] = segment.positions.min(), segment.positions.max()
+    opened, closed = np.sort(list(first.values())), np.sort(list(last.values()))
+    open_at = [np.searchsorted(opened, p, "right") - np.searchsorted(closed, p, "left") for p in range(len(plan))]
+    assert max(open_at) <= order.lanes * (2 * order.pool_segments + 2)
+
+
+@pytest.mark.parametrize("frames", [[], [0], [1, 1, 1], [5]])
+def test_empty_and_tiny_splits(frames):
+    plan = make_plan(np.array(frames, np.int64), STYLE, Order())
+    assert len(plan) == (4 if frames == [5] else 0)
+    assert len(list(plan.segments(batch_size=3))) == min(len(plan), 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"lanes": 0}, "lanes=0"), ({"pool_segments": 0}, "pool_segments=0"), ({"seed": -1}, "seed=-1")],
+)
+def test_orders_out_of_range_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Order(**options)

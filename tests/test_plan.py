@@ -1,12 +1,14 @@
 """The order of an epoch: each window once, whatever the ranks, known before a video is opened."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wildstream.errors import ConfigError
-from wildstream.stream.plan import Order, make_plan, num_batches
+from wildstream.stream.plan import Order, Share, make_plan, num_batches
 from wildstream.stream.windows import SlidingStyle
 
 lengths = st.lists(st.integers(0, 90), max_size=12)
@@ -33,8 +35,8 @@ def streams(plan, *, batch_size, world_size, tail):
     result = []
     for rank in range(world_size):
         stream = {}
-        for segment in plan.segments(batch_size=batch_size, rank=rank, world_size=world_size, tail=tail):
-            assert len(set(segment.windows.tolist())) or len(segment.windows)
+        share = Share(batch_size=batch_size, rank=rank, world_size=world_size, tail=tail)
+        for segment in plan.segments(share):
             for window, position, real in zip(segment.windows, segment.positions, segment.real, strict=True):
                 assert position not in stream, "two windows at one place"
                 stream[int(position)] = (segment.video, int(window), bool(real))
@@ -51,7 +53,7 @@ def test_the_ranks_together_deliver_each_window_once(lengths, style, order, worl
     expected = [(video, w) for video, frames in enumerate(lengths) for w in range(int(style.num_windows(frames)))]
     assert len(plan) == len(expected)
     ranks = streams(plan, batch_size=batch_size, world_size=world_size, tail="pad")
-    batches = num_batches(len(plan), batch_size=batch_size, world_size=world_size)
+    batches = num_batches(len(plan), Share(batch_size=batch_size, world_size=world_size))
     assert [len(stream) for stream in ranks] == [batches * batch_size] * world_size
     delivered = [(video, window) for stream in ranks for video, window, real in stream if real]
     assert sorted(delivered) == expected
@@ -85,7 +87,7 @@ def test_the_rest_of_an_epoch_is_what_the_whole_would_have_given(lengths, style,
     plan = make_plan(np.array(lengths, np.int64), style, order)
     whole = streams(plan, batch_size=3, world_size=1, tail="pad")[0]
     rest = {}
-    for segment in plan.segments(batch_size=3, skip_batches=skipped):
+    for segment in plan.segments(Share(batch_size=3, skip=3 * skipped)):
         for window, position, real in zip(segment.windows, segment.positions, segment.real, strict=True):
             rest[int(position)] = (segment.video, int(window), bool(real))
     assert [rest[place] for place in range(len(rest))] == whole[3 * skipped :]
@@ -98,7 +100,7 @@ def test_one_small_permutation_to_the_letter():
     """A change of the order makes every run of everyone differ; it must be on purpose."""
     order = Order(seed=7, lanes=2, pool_segments=2, segment_frames=4)
     plan = make_plan(np.array([6, 4, 5]), STYLE, order, epoch=3)
-    assert plan.order.tolist() == [9, 7, 8, 10, 2, 11, 0, 6, 1, 3, 5, 4]
+    assert plan.order.tolist() == [9, 7, 8, 10, 2, 6, 0, 11, 1, 3, 5, 4]
 
 
 def test_seed_and_epoch_decide_the_order():
@@ -118,7 +120,7 @@ def test_neighbouring_windows_are_far_apart_and_few_segments_are_open():
     distance = np.abs(np.diff(place))
     assert np.median(distance) > 20
     first, last = {}, {}
-    for segment in plan.segments(batch_size=1):
+    for segment in plan.segments(Share(batch_size=1)):
         first[id(segment)], last[id(segment)] = segment.positions.min(), segment.positions.max()
     opened, closed = np.sort(list(first.values())), np.sort(list(last.values()))
     open_at = [np.searchsorted(opened, p, "right") - np.searchsorted(closed, p, "left") for p in range(len(plan))]
@@ -129,7 +131,7 @@ def test_neighbouring_windows_are_far_apart_and_few_segments_are_open():
 def test_empty_and_tiny_splits(frames):
     plan = make_plan(np.array(frames, np.int64), STYLE, Order())
     assert len(plan) == (4 if frames == [5] else 0)
-    assert len(list(plan.segments(batch_size=3))) == min(len(plan), 4)
+    assert len(list(plan.segments(Share(batch_size=3)))) == min(len(plan), 4)
 
 
 @pytest.mark.parametrize(
@@ -139,3 +141,73 @@ def test_empty_and_tiny_splits(frames):
 def test_orders_out_of_range_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         Order(**options)
+
+
+@given(lengths, styles, orders, st.sampled_from([1, 2, 3]), st.sampled_from([1, 2, 4]), st.integers(1, 5))
+def test_the_workers_of_a_rank_have_each_place_once(lengths, style, order, world_size, workers, batch_size):
+    plan = make_plan(np.array(lengths, np.int64), style, order)
+    for rank in range(world_size):
+        whole = Share(batch_size=batch_size, rank=rank, world_size=world_size)
+        expected = list(range(batch_size * plan.num_batches(whole)))
+        shares = [replace(whole, worker=worker, num_workers=workers) for worker in range(workers)]
+        assert sorted(place for share in shares for place in plan.positions(share).tolist()) == expected
+        for share in shares:
+            places = [place for segment in plan.segments(share) for place in segment.positions.tolist()]
+            assert sorted(places) == plan.positions(share).tolist()
+        segments = sum(len(list(plan.segments(share))) for share in shares)
+        if order.lanes % (world_size * workers) == 0 or not order.shuffle:
+            assert segments == len(list(plan.segments(whole))), "a segment is decoded by two workers"
+
+
+@given(lengths, styles, orders, st.data())
+def test_a_drawn_epoch_has_exactly_the_drawn_windows(lengths, style, order, data):
+    total = int(style.num_windows(np.array(lengths, np.int64)).sum())
+    drawn = sorted(data.draw(st.lists(st.integers(0, max(0, total - 1)), max_size=40 if total else 0)))
+    plan = make_plan(np.array(lengths, np.int64), style, order, drawn=np.array(drawn, np.int64))
+    assert sorted(plan.order.tolist()) == drawn
+    (stream,) = streams(plan, batch_size=2, world_size=1, tail="pad")
+    numbers = [int(plan.first_window[video]) + window for video, window, real in stream if real]
+    assert numbers == plan.order.tolist()
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [400],  # one video
+        [3] * 1000,  # shorter than a window
+        [900_000, *[50] * 1000],  # ten hours among two seconds
+        [17] * 5,  # fewer windows than lanes
+        [],
+    ],
+    ids=["one video", "all too short", "one huge", "fewer than lanes", "empty"],
+)
+@pytest.mark.parametrize("world_size", [1, 4, 8])
+def test_pathological_lengths_give_equal_steps(frames, world_size):
+    style = SlidingStyle(window_size=16, samples_per_window=16, step_size=8, padding="none")
+    plan = make_plan(np.array(frames, np.int64), style, Order(lanes=24))
+    assert len(plan) == int(style.num_windows(np.array(frames, np.int64)).sum())
+    ranks = streams(plan, batch_size=4, world_size=world_size, tail="pad")
+    assert len({len(stream) for stream in ranks}) == 1
+    assert sum(real for stream in ranks for _, _, real in stream) == len(plan)
+
+
+def test_a_long_video_is_spread_over_all_lanes():
+    style = SlidingStyle(window_size=16, samples_per_window=16, step_size=8)
+    plan = make_plan(np.array([900_000, *[50] * 1000]), style, Order(lanes=8))
+    videos = np.searchsorted(plan.first_window, plan.order, side="right") - 1
+    per_lane = [(videos[lane::8] == 0).mean() for lane in range(8)]
+    assert min(per_lane) > 0.8  # 112,500 of 118,500 windows are of the long one
+
+
+@pytest.mark.parametrize("broken", ["dropped", "doubled"])
+def test_the_tests_above_notice_a_window_that_is_lost_or_doubled(broken):
+    plan = make_plan(np.array([50, 60]), STYLE, Order())
+    order = plan.order.copy()
+    if broken == "doubled":
+        order[5] = order[6]
+        mutant = replace(plan, order=order)
+    else:
+        mutant = replace(plan, order=order[:-1], segment=plan.segment[:-1])
+    delivered = sorted((v, w) for v, w, real in streams(mutant, batch_size=1, world_size=1, tail="pad")[0] if real)
+    expected = [(video, w) for video, frames in enumerate([50, 60]) for w in range(int(STYLE.num_windows(frames)))]
+    assert delivered != expected

@@ -5,9 +5,11 @@
     ├── EnvironmentProblem   fatal: this machine or process lacks something
     │   ├── FFmpegError          no FFmpeg libraries that torchcodec can use
     │   ├── WeightsError         pretrained weights that cannot be had here
-    │   └── LaunchError          a launcher lost ranks on the way
+    │   ├── LaunchError          a launcher lost ranks on the way
+    │   └── WorkerError          a process that decodes died
     ├── FormatError          fatal: a source folder is not in the layout that was asked for
     ├── ShardError           fatal: shards or index are missing, damaged, or do not fit each other
+    ├── LedgerError          fatal: an epoch's windows do not add up
     └── SampleError          skippable: one video is at fault, the others are fine
         ├── LabelError           its labels are missing or malformed
         └── VideoError           its bytes do not decode to what the index promises
@@ -22,11 +24,13 @@ __all__ = [
     "FormatError",
     "LabelError",
     "LaunchError",
+    "LedgerError",
     "SampleError",
     "ShardError",
     "VideoError",
     "WeightsError",
     "WildStreamError",
+    "WorkerError",
 ]
 
 
@@ -54,12 +58,20 @@ class LaunchError(EnvironmentProblem):
     """The launcher promised more processes than the training sees."""
 
 
+class WorkerError(EnvironmentProblem):
+    """A process that decodes for the loader died or failed."""
+
+
 class FormatError(WildStreamError):
     """A source folder is not in the layout that was asked for."""
 
 
 class ShardError(WildStreamError):
     """Shards or their index are missing, damaged, or do not fit each other."""
+
+
+class LedgerError(WildStreamError):
+    """What was delivered, skipped and padded is not what was planned."""
 
 
 class SampleError(WildStreamError):

@@ -9,7 +9,7 @@ frames of a segment.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,9 @@ class EncodedSegment:
     """(num_key_frames,) frame numbers where decoding may start."""
     time_base: Fraction
     """Seconds per unit of pts."""
+    frame_size: tuple[int, int] | None = None
+    """Height and width in pixels of an upright frame, where they are known: a segment that does not decode can then be
+    replaced by black frames, and its windows be masked and counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,6 +71,8 @@ class DecodedSegment:
     """(F, C, H, W) or (F, P, C, H, W) uint8; None where only labels are asked for."""
     places: Tensor
     """(n, T) int64: where the frames of each window are in `frames`."""
+    problem: str | None = None
+    """Why the segment did not decode; its frames are then black, and its windows do not count."""
 
     def clip(self, window: int) -> Clip:
         """The clip of one window, by its place in this segment; a view, nothing is copied."""
@@ -77,6 +82,8 @@ class DecodedSegment:
             start=int(windows.starts[window]),
             label=torch.from_numpy(windows.labels[window]),
             real=bool(windows.real[window]),
+            position=int(windows.positions[window]),
+            problem=self.problem,
             segment_frames=self.frames,
             places=self.places[window],
         )
@@ -94,6 +101,10 @@ class Clip:
     """(K,) bool."""
     real: bool
     """False where the clip only fills up the last batch."""
+    position: int
+    """Place in the planned stream; -1 where nothing is planned."""
+    problem: str | None
+    """Why the clip's frames are black and must not count, where they are."""
     segment_frames: Tensor | None
     """(F, [P,] C, H, W) uint8: the frames of the segment that the clip belongs to; they stay in memory with the clip.
 
@@ -124,7 +135,11 @@ class Batch:
     starts: Tensor
     """(B,) int64, CPU: source frame of each window's first kept frame."""
     mask: Tensor
-    """(B,) bool: False where a clip only fills up the batch and must not count."""
+    """(B,) bool: False where a clip only fills up the batch, or did not decode, and must not count."""
+    positions: Tensor
+    """(B,) int64, CPU: places in the planned stream of the rank; -1 where nothing is planned."""
+    problems: dict[int, str] = field(default_factory=dict)
+    """Rows of clips that did not decode, and why. (Padding that did not decode is padding.)"""
 
     def __len__(self) -> int:
         """Number of clips, B."""

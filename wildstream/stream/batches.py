@@ -17,7 +17,7 @@ class Batches:
     """Gather clips into batches; uint8 in, uint8 out, unless a transform makes it otherwise."""
 
     size: int
-    """Clips per batch; the last batch may be smaller."""
+    """Clips per batch; the last may be smaller, and so may a worker's, whose clips are a part of the planned stream."""
     transform: Callable[[Tensor], Tensor] | None = None
     """Applied to the frames of each clip, (T, [P,] C, H, W) uint8; its results must be of one shape."""
 
@@ -30,6 +30,9 @@ class Batches:
         """Yield batches of `size` clips."""
         group: list[Clip] = []
         for clip in clips:
+            if group and clip.position // self.size != group[0].position // self.size:
+                yield self._make(group)
+                group = []
             group.append(clip)
             if len(group) == self.size:
                 yield self._make(group)
@@ -44,7 +47,9 @@ class Batches:
             labels=torch.stack([clip.label for clip in clips]),
             keys=[clip.key for clip in clips],
             starts=torch.tensor([clip.start for clip in clips], dtype=torch.int64),
-            mask=torch.tensor([clip.real for clip in clips], dtype=torch.bool),
+            mask=torch.tensor([clip.real and clip.problem is None for clip in clips], dtype=torch.bool),
+            positions=torch.tensor([clip.position for clip in clips], dtype=torch.int64),
+            problems={row: clip.problem for row, clip in enumerate(clips) if clip.real and clip.problem is not None},
         )
 
     def _frames(self, clips: list[Clip]) -> Tensor | None:

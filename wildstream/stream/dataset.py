@@ -42,8 +42,8 @@ class WindowDataset:
 
     def labels(self) -> npt.NDArray[np.bool_]:
         """Labels of all windows in order of (key, start): (num_windows, num_classes)."""
-        tracks = [self.style.labels(self.index.track(video)) for video in range(len(self.index))]
-        return np.concatenate([np.zeros((0, len(self.categories)), np.bool_), *tracks])
+        labels = self.style.labels_of(self.index.track(video) for video in range(len(self.index)))
+        return labels.reshape(-1, len(self.categories))
 
     def addresses(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Addresses of all windows in that order: number of the video in the index, and start; both (num_windows,)."""

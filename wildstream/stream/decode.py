@@ -41,7 +41,11 @@ class Decode:
             raise ConfigError(f"threads={self.threads} must be at least 1.")
 
     def __call__(self, segments: Iterable[EncodedSegment]) -> Iterator[DecodedSegment]:
-        """Decode a stream of segments; a VideoError names the video."""
+        """Decode a stream of segments.
+
+        One that does not decode becomes black frames and says so, if the size of its frames is known; else it is a
+        VideoError that names the video.
+        """
         source = iter(segments)
         pending: deque[Future[DecodedSegment]] = deque()
         with ThreadPoolExecutor(self.threads, "decode") as executor:
@@ -70,11 +74,23 @@ class Decode:
         try:
             frames = torch.cat([self._convert(chunk) for chunk in _chunks(stream)])
         except VideoError as error:
-            raise VideoError(f"{segment.windows.key}: {error}") from error
+            return self._give_up(segment, VideoError(f"{segment.windows.key}: {error}"))
         return DecodedSegment(
             windows=segment.windows,
             frames=frames,
             places=torch.from_numpy(places.reshape(segment.windows.frames.shape)),
+        )
+
+    def _give_up(self, segment: EncodedSegment, error: VideoError) -> DecodedSegment:
+        """One black frame in place of a segment that does not decode; where its size is not known, the error."""
+        if segment.frame_size is None:
+            raise error
+        black = torch.zeros((3, *segment.frame_size), dtype=torch.uint8, device=self.device)
+        return DecodedSegment(
+            windows=segment.windows,
+            frames=self._convert([black]),
+            places=torch.zeros(segment.windows.frames.shape, dtype=torch.int64),
+            problem=str(error),
         )
 
     def _convert(self, chunk: Sequence[Tensor]) -> Tensor:

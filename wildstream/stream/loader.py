@@ -1,31 +1,54 @@
-"""The loader: batches of one rank, epoch by epoch, of known number and order."""
+"""The loader: batches of one rank, of known number and order; it can stop anywhere and go on exactly there.
+
+loader.state_dict()     {"seed", "epoch", "position", ...}: one integer says how far the epoch is, for all ranks
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from wildstream.errors import ConfigError
+from wildstream.errors import ConfigError, LedgerError
 from wildstream.samples import Batch
-from wildstream.stream.pipeline import label_pipeline, per_frame, planned_pipeline
-from wildstream.stream.plan import LANES, POOL_SEGMENTS, SEGMENT_FRAMES, Order, Plan, Tail, make_plan, num_batches
+from wildstream.stream.footprint import DecodingCost, Footprint, decoding_cost, measure
+from wildstream.stream.ledger import Ledger
+from wildstream.stream.pipeline import Recipe, per_frame
+from wildstream.stream.plan import (
+    LANES,
+    POOL_SEGMENTS,
+    SEGMENT_FRAMES,
+    Order,
+    Plan,
+    Share,
+    Tail,
+    make_plan,
+    num_batches,
+)
+from wildstream.stream.samplers import SAMPLERS, Sampler
 from wildstream.stream.transforms import Size
+from wildstream.stream.workers import run_processes
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from wildstream.shards.index import Index
     from wildstream.stream.windows import SlidingStyle
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Loader:
-    """Iterate over the batches of this rank; every iteration is the current epoch from its start.
+    """Iterate over the batches of this rank; an iteration is the current epoch, from its start or where it was left.
 
-    With `shuffle`, call `set_epoch` before each epoch to get another order.
+    With `shuffle` or a sampler, call `set_epoch` before each epoch to get another order.
     """
 
     index: Index
@@ -38,6 +61,8 @@ class Loader:
     """Resize frames or patches to a square of so many pixels, or to (height, width); None leaves them as they are."""
     shuffle: bool = False
     """Random order; otherwise by (key, start)."""
+    sampler: Sampler | str | None = None
+    """Which windows an epoch has, in random order: a sampler, "balanced" or "random"; None: each once."""
     seed: int = 0
     """With the epoch, decides the order."""
     transform: Callable[[Tensor], Tensor] | None = None
@@ -45,13 +70,17 @@ class Loader:
     only_labels: bool = False
     """Give labels and addresses, and open no video; `batch.frames` is None."""
     num_workers: int | None = None
-    """Threads that decode; the number of available cores by default."""
+    """Threads, or processes, that decode; the number of available cores by default."""
+    workers: Literal["threads", "processes"] = "threads"
+    """Threads are faster; processes help where a transform in Python is slow. Processes need lanes that they divide."""
     rank: int | None = None
     """This process's number; from torch.distributed or the environment by default."""
     world_size: int | None = None
     """Number of processes; likewise."""
     tail: Tail = "pad"
     """"pad" fills the last batch with clips that `batch.mask` marks; "drop" leaves it out."""
+    max_skipped: float = 0.01
+    """Windows that may fail to decode before it is an error: a count (int), or a share of this rank's epoch (float)."""
     device: str = "cpu"
     """Where to decode, and where `batch.frames` will be."""
     lanes: int = LANES
@@ -62,31 +91,38 @@ class Loader:
     """Kept frames that a segment spans, at most."""
     epoch: int = field(default=0, init=False)
     """The epoch that the next iteration gives; see `set_epoch`."""
+    ledger: Ledger = field(default_factory=lambda: Ledger(0), init=False)
+    """What became of the windows of the running or the last iteration, of this rank."""
+    _position: int = field(default=0, init=False)
+    _finished: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         """Refuse options that do not fit each other (ConfigError)."""
-        rank, world_size = self._rank, self._world_size
-        if not 0 <= rank < world_size:
-            raise ConfigError(f"rank={rank} must lie within [0, world_size={world_size}).")
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size={self.batch_size} must be at least 1.")
+        if isinstance(self.sampler, str):
+            if self.sampler not in SAMPLERS:
+                raise ConfigError(f"sampler={self.sampler!r} is not known. Take one of {', '.join(SAMPLERS)}, or None.")
+            self.sampler = SAMPLERS[self.sampler]()
+        self.rank = _environment()[0] if self.rank is None else self.rank
+        self.world_size = _environment()[1] if self.world_size is None else self.world_size
+        if not 0 <= self.rank < self.world_size:
+            raise ConfigError(f"rank={self.rank} must lie within [0, world_size={self.world_size}).")
+        for name, number in (("batch_size", self.batch_size), ("num_workers", self.num_workers)):
+            if number is not None and number < 1:
+                raise ConfigError(f"{name}={number} must be at least 1.")
         if self.tail not in ("pad", "drop"):
             raise ConfigError(f"tail={self.tail!r} must be one of 'pad', 'drop'.")
-        if self.num_workers is not None and self.num_workers < 1:
-            raise ConfigError(f"num_workers={self.num_workers} must be at least 1.")
-        if self.shuffle and self.order.lanes % world_size:
-            fits = [ranks for ranks in range(1, self.lanes + 1) if self.lanes % ranks == 0]
-            raise ConfigError(
-                f"lanes={self.lanes} must be a multiple of world_size={world_size}, so that each rank has whole lanes. "
-                f"Run {', '.join(map(str, fits))} ranks, or set lanes={world_size * 4}."
-            )
+        if self.workers not in ("threads", "processes"):
+            raise ConfigError(f"workers={self.workers!r} must be one of 'threads', 'processes'.")
+        if self.max_skipped < 0:
+            raise ConfigError(f"max_skipped={self.max_skipped} must not be negative.")
+        self._check_lanes()
         per_frame(self.style, self.size)
 
     @property
     def order(self) -> Order:
         """How windows are grouped and shuffled."""
         return Order(
-            shuffle=self.shuffle,
+            shuffle=self.shuffle or self.sampler is not None,
             seed=self.seed,
             lanes=self.lanes,
             pool_segments=self.pool_segments,
@@ -94,54 +130,196 @@ class Loader:
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives."""
+        """Choose the epoch that the next iteration gives; another one than the current starts at its first batch."""
         if epoch < 0:
             raise ConfigError(f"epoch={epoch} must not be negative.")
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self._position = 0
+        self.epoch, self._finished = epoch, False
 
     def plan(self) -> Plan:
         """The order of the current epoch."""
-        return make_plan(self.index.num_frames, self.style, self.order, epoch=self.epoch)
+        drawn = None
+        if isinstance(self.sampler, Sampler):
+            random = np.random.default_rng([self.seed, self.epoch, 1])
+            drawn = self.sampler.draw(self._num_windows, self._labels, random)
+        return make_plan(self.index.num_frames, self.style, self.order, epoch=self.epoch, drawn=drawn)
 
     def __len__(self) -> int:
-        """Batches of an epoch: the same number for every rank."""
-        total = int(self.style.num_windows(self.index.num_frames).sum())
-        return num_batches(total, batch_size=self.batch_size, world_size=self._world_size, tail=self.tail)
+        """Batches of a whole epoch: the same number for every rank."""
+        total = self._num_windows
+        if isinstance(self.sampler, Sampler):
+            total = self.sampler.size(total, self._labels)
+        return num_batches(total, self.share())
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches of the current epoch."""
-        segments = self.plan().segments(
-            batch_size=self.batch_size, rank=self._rank, world_size=self._world_size, tail=self.tail
-        )
-        if self.only_labels:
-            return iter(label_pipeline(segments, index=self.index, style=self.style, batch_size=self.batch_size))
-        return iter(
-            planned_pipeline(
-                segments,
-                index=self.index,
-                style=self.style,
-                batch_size=self.batch_size,
-                size=self.size,
-                transform=self.transform,
-                threads=self.num_workers or available_cores(),
-                device=self.device,
+        """The batches of the current epoch, or the rest of it after `load_state_dict`."""
+        plan, share = self.plan(), self.share(skip=self._position // self._ranks)
+        self._finished = False
+        self.ledger = Ledger(planned=self.batch_size * plan.num_batches(share))
+        for batch in self._batches(plan, share):
+            self.ledger.add(batch)
+            if batch.problems:
+                self.ledger.check_limit(self.max_skipped)
+            self._position += self.batch_size * self._ranks
+            yield batch
+        self.ledger.check()
+        if self.ledger.delivered + self.ledger.num_skipped != plan.num_real(share):
+            raise LedgerError(f"{plan.num_real(share)} windows were planned, but {self.ledger}. Please report this.")
+        self._position, self._finished = 0, True
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the stream is: the same on all ranks, and enough to go on exactly there on any number of them."""
+        return {
+            "seed": self.seed,
+            "epoch": self.epoch + 1 if self._finished else self.epoch,
+            "position": 0 if self._finished else self._position,
+            "world_size": self._ranks,
+            "fingerprint": self.fingerprint,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another loader was: the next iteration gives what that one had not given yet.
+
+        Raises:
+            ConfigError: The state is of other data, another style or order, or does not fit this number of ranks.
+        """
+        if missing := {"seed", "epoch", "position", "world_size", "fingerprint"} - set(state):
+            raise ConfigError(f"the loader's state lacks {', '.join(sorted(missing))}; it is not of state_dict().")
+        if state["fingerprint"] != self.fingerprint:
+            raise ConfigError(
+                f"the state is of other data, style, sampler or order (fingerprint {state['fingerprint']}) than this "
+                f"loader ({self.fingerprint}). Take the shards and options of the run that is to go on."
             )
+        position = int(state["position"])
+        if position and not self.order.shuffle and state["world_size"] != self._ranks:
+            raise ConfigError(
+                f"an unshuffled epoch was left in the middle by {state['world_size']} ranks and cannot go on with "
+                f"{self._ranks}. Take {state['world_size']} ranks, or start it anew."
+            )
+        if position % self._ranks:
+            raise ConfigError(
+                f"position={position} of the epoch is not a multiple of world_size={self._ranks}. "
+                f"Take a number of ranks that divides it, such as {state['world_size']}."
+            )
+        self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
+        self._position, self._finished = position, False
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that the order depends on but seed and epoch."""
+        order = (self.order.shuffle, self.lanes, self.pool_segments, self.segment_frames, _describe(self.sampler))
+        facts = json.dumps([self.index.fingerprint, self.style.as_dict(), order])
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+    def footprint(self) -> Footprint:
+        """What following the current epoch's plan takes on this rank, computed from plan and index."""
+        segments = self.plan().segments(self.share())
+        ahead = 2 * self._num_workers if self.workers == "threads" else 2
+        return measure(segments, self.index, self.style, frame_bytes=self._frame_bytes(), ahead=ahead)
+
+    def clip_bytes(self) -> int:
+        """Bytes of one clip's frames as they are kept; of the largest, where videos differ."""
+        return int(self._frame_bytes().max(initial=0)) * self.style.samples_per_window
+
+    def decoding_cost(self) -> DecodingCost:
+        """How many frames the current epoch decodes on this rank for how many it needs."""
+        return decoding_cost(self.plan().segments(self.share()), self.index, self.style)
+
+    def __repr__(self) -> str:
+        """What the loader does and takes, for people."""
+        footprint, order = self.footprint(), self.order
+        how = "in order" if not order.shuffle else f"shuffled with seed {self.seed}"
+        drawn = f", drawn by {self.sampler}" if self.sampler else ""
+        return (
+            f"Loader of {self.index.folder}: {self._num_windows:,} windows, {len(self.index):,} videos, {how}{drawn}\n"
+            f"  {len(self):,} batches of {self.batch_size} on each of {self._ranks} ranks (this is rank {self.rank})\n"
+            f"  {footprint.num_segments:,} segments, at most {footprint.pool_segments} open, "
+            f"{footprint.pool_bytes / 1e6:,.0f} MB of frames at most; {self._num_workers} {self.workers}\n"
+            f"  {footprint.converted_frames:,} frames converted for {footprint.needed_frames:,} needed"
         )
 
-    @property
-    def _rank(self) -> int:
-        """This process's number, given or found."""
-        return _environment()[0] if self.rank is None else self.rank
+    def share(self, *, skip: int = 0) -> Share:
+        """Which part of the plan is this rank's."""
+        return Share(batch_size=self.batch_size, rank=self.rank or 0, world_size=self._ranks, tail=self.tail, skip=skip)
+
+    def _batches(self, plan: Plan, share: Share) -> Iterator[Batch]:
+        """The batches of a share of the plan."""
+        recipe = Recipe(
+            index=self.index,
+            style=self.style,
+            batch_size=self.batch_size,
+            size=self.size,
+            transform=self.transform,
+            only_labels=self.only_labels,
+            threads=self._num_workers if self.workers == "threads" else 1,
+            device=self.device,
+        )
+        if self.workers == "threads" or self.only_labels:
+            return recipe.batches(plan, share)
+        return run_processes(
+            partial(recipe.part, plan, share, self._num_workers),
+            num_workers=self._num_workers,
+            batch_size=self.batch_size,
+            num_batches=plan.num_batches(share),
+        )
+
+    def _check_lanes(self) -> None:
+        """Refuse lanes that the ranks, or the processes of all ranks, do not divide."""
+        if not self.order.shuffle:
+            return
+        workers = self._num_workers if self.workers == "processes" else 1
+        streams = self._ranks * workers
+        if self.lanes % streams:
+            fits = [count for count in range(1, self.lanes + 1) if self.lanes % count == 0]
+            who = f"world_size={self._ranks}" + (f" × num_workers={workers} processes" if workers > 1 else "")
+            near = streams * max(1, round(LANES / streams))
+            raise ConfigError(
+                f"lanes={self.lanes} must be a multiple of {who} = {streams}, so that each has whole lanes. "
+                f"Make that one of {', '.join(map(str, fits))}, or set lanes={near}."
+            )
+
+    def _labels(self) -> npt.NDArray[np.bool_]:
+        """Labels of all windows."""
+        return self.style.labels_of(self.index.track(video) for video in range(len(self.index)))
+
+    def _frame_bytes(self) -> npt.NDArray[np.int64]:
+        """Bytes of one frame of each video as it is kept."""
+        if self.only_labels:
+            return np.zeros(len(self.index), np.int64)
+        sizes: dict[tuple[int, int], int] = {}
+        result = np.empty(len(self.index), np.int64)
+        for video in range(len(self.index)):
+            size = self.index.frame_size(video)
+            if size not in sizes:
+                frame = torch.empty((1, 3, *size), dtype=torch.uint8)
+                for function in per_frame(self.style, self.size):
+                    frame = function(frame)
+                sizes[size] = frame.numel()
+            result[video] = sizes[size]
+        return result
 
     @property
-    def _world_size(self) -> int:
-        """Number of processes, given or found."""
-        return _environment()[1] if self.world_size is None else self.world_size
+    def _num_windows(self) -> int:
+        """Windows that there are."""
+        return int(self.style.num_windows(self.index.num_frames).sum())
+
+    @property
+    def _num_workers(self) -> int:
+        """Threads or processes, given or found."""
+        return self.num_workers or len(os.sched_getaffinity(0))
+
+    @property
+    def _ranks(self) -> int:
+        """Number of ranks; it is settled when the loader is made."""
+        return self.world_size or 1
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+def _describe(sampler: object) -> str:
+    """A sampler as text that differs where its windows would."""
+    if (weights := getattr(sampler, "weights", None)) is not None:
+        return f"{sampler} {hashlib.sha256(np.ascontiguousarray(weights).tobytes()).hexdigest()[:16]}"
+    return str(sampler)
 
 
 def _environment() -> tuple[int, int]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import webdataset
 from torch import Tensor
 
+from wildstream.samples import Batch
 from wildstream.stream.batches import Batches
 from wildstream.stream.decode import Decode
 from wildstream.stream.patches import Tile
+from wildstream.stream.plan import Plan, Share
 from wildstream.stream.segments import LabelPlanned, ReadPlanned
 from wildstream.stream.shuffle import DrawPlanned
 from wildstream.stream.transforms import Resize, Size, parse_size
 
 if TYPE_CHECKING:
     from wildstream.shards.index import Index
-    from wildstream.stream.plan import Segment
     from wildstream.stream.windows import SlidingStyle
 
 
@@ -32,34 +34,44 @@ def per_frame(style: SlidingStyle, size: Size | None) -> tuple[Callable[[Tensor]
     return tuple(functions)
 
 
-def planned_pipeline(
-    segments: Iterable[Segment],
-    *,
-    index: Index,
-    style: SlidingStyle,
-    batch_size: int,
-    size: Size | None,
-    transform: Callable[[Tensor], Tensor] | None,
-    threads: int,
-    device: str,
-) -> webdataset.DataPipeline:
-    """Planned segments → batches."""
-    return webdataset.DataPipeline(
-        lambda: iter(segments),
-        ReadPlanned(index, style),
-        Decode(per_frame=per_frame(style, size), threads=threads, device=device),
-        DrawPlanned(),
-        Batches(size=batch_size, transform=transform),
-    )
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recipe:
+    """From planned segments to batches."""
 
+    index: Index
+    """The videos."""
+    style: SlidingStyle
+    """How windows slide."""
+    batch_size: int
+    """Clips per batch."""
+    size: Size | None
+    """Pixels of frames or patches; None leaves them as they are."""
+    transform: Callable[[Tensor], Tensor] | None
+    """Applied to the frames of each clip."""
+    only_labels: bool
+    """Whether nothing is decoded."""
+    threads: int
+    """Segments that are decoded at the same time."""
+    device: str
+    """Where to decode, and where frames are kept."""
 
-def label_pipeline(
-    segments: Iterable[Segment], *, index: Index, style: SlidingStyle, batch_size: int
-) -> webdataset.DataPipeline:
-    """Planned segments → batches of labels and addresses; no video is opened."""
-    return webdataset.DataPipeline(
-        lambda: iter(segments),
-        LabelPlanned(index, style),
-        DrawPlanned(),
-        Batches(size=batch_size),
-    )
+    def batches(self, plan: Plan, share: Share) -> Iterator[Batch]:
+        """The batches of a share of a plan."""
+        stages = [
+            lambda: plan.segments(share),
+            *([LabelPlanned(self.index, self.style)] if self.only_labels else self._decoding()),
+            DrawPlanned(plan.positions(share).tolist()),
+            Batches(size=self.batch_size, transform=self.transform),
+        ]
+        return iter(webdataset.DataPipeline(*stages))
+
+    def part(self, plan: Plan, share: Share, num_workers: int, worker: int) -> Iterator[Batch]:
+        """The rows of a share's batches that are one worker's."""
+        return self.batches(plan, replace(share, worker=worker, num_workers=num_workers))
+
+    def _decoding(self) -> list[object]:
+        """From planned segments to decoded ones."""
+        return [
+            ReadPlanned(self.index, self.style),
+            Decode(per_frame=per_frame(self.style, self.size), threads=self.threads, device=self.device),
+        ]

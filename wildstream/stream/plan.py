@@ -1,13 +1,17 @@
-"""Index + style + seed + epoch → the exact order of all windows, before any video is opened.
+"""Index + style + seed + epoch → the exact order of an epoch's windows, before any video is opened.
 
-    segments     runs of windows of one video, of even length, permuted
-    line         the permuted segments laid end to end: every window of the epoch once
+    draw         which windows the epoch has: each once, or what a sampler drew
+    segments     runs of them of one video, of even length, permuted
+    line         the permuted segments laid end to end
     lanes        the line cut into pieces of equal length
-    draw         in each lane, every window moves behind its segment's start by up to `pool_segments` segments at random
+    jitter       in its lane, every window moves behind its segment's start by up to `pool_segments` segments at random
     positions    window i of lane l is number l + i * lanes of the epoch; number p goes to rank p mod ranks
 
-The draw is that of a shuffle buffer that holds about `pool_segments` open segments per lane, without simulating one.
+The order is that of a shuffle buffer that holds about `pool_segments` open segments per lane, without simulating one.
 Everything is numpy on window numbers: no I/O, no tensors, no Python loop over windows.
+
+Unshuffled, positions are windows in order of (video, window), and each rank has a run of them, so that no segment is
+decoded twice.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ Tail = Literal["pad", "drop"]
 
 LANES = 24
 """Default of `Order.lanes`: divisible by 1, 2, 3, 4, 6, 8, 12 and 24 ranks."""
-POOL_SEGMENTS = 3
+POOL_SEGMENTS = 2
 """Default of `Order.pool_segments`."""
 SEGMENT_FRAMES = 128
 """Default of `Order.segment_frames`."""
@@ -79,49 +83,53 @@ class Order:
         return max(1, (self.segment_frames - style.window_size) // style.step_size + 1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """Which part of an epoch's stream somebody gets, and in what batches."""
+
+    batch_size: int
+    """Clips per batch and rank."""
+    rank: int = 0
+    """Which rank."""
+    world_size: int = 1
+    """Number of ranks."""
+    tail: Tail = "pad"
+    """"pad" repeats the rank's last window until the last batch is full; "drop" leaves that batch out."""
+    skip: int = 0
+    """Windows of the rank that are left out at the start; positions count from there."""
+    worker: int = 0
+    """Which of the rank's workers."""
+    num_workers: int = 1
+    """Workers that share the rank's stream; together they have each position once."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """The order of one epoch."""
 
     first_window: Ints
-    """(num_videos + 1,) running number of each video's first window; the last is the number of windows."""
+    """(num_videos + 1,) running number of each video's first window; the last is the number of windows that exist."""
     order: Ints
-    """(num_windows,) running number of the window at each position of the epoch."""
-    segment: Ints
-    """(num_windows,) number of the segment that the window at each position is decoded with."""
+    """(num_planned,) running number of the window at each position of the epoch."""
+    segment: npt.NDArray[np.int32]
+    """(num_planned,) number of the segment that the window at each position is decoded with."""
     shuffled: bool
     """Whether positions go to ranks in turn; unshuffled, each rank has a run of them."""
 
     def __len__(self) -> int:
-        """Number of windows."""
+        """Number of planned windows."""
         return len(self.order)
 
-    def num_batches(self, *, batch_size: int, world_size: int = 1, tail: Tail = "pad") -> int:
-        """Batches of each rank: the same for all ranks."""
-        return num_batches(len(self), batch_size=batch_size, world_size=world_size, tail=tail)
+    def num_batches(self, share: Share) -> int:
+        """Batches of each rank, what is skipped left out: the same for all ranks."""
+        return num_batches(len(self), share)
 
-    def segments(
-        self, *, batch_size: int, rank: int = 0, world_size: int = 1, tail: Tail = "pad", skip_batches: int = 0
-    ) -> Iterator[Segment]:
-        """The segments of one rank, in the order in which its stream needs them.
-
-        Args:
-            batch_size: Clips per batch and rank.
-            rank: Which rank's, of world_size.
-            world_size: Number of ranks.
-            tail: "pad" repeats the rank's last window until the last batch is full; "drop" leaves that batch out.
-            skip_batches: Batches at the start that are left out; positions count from there.
-        """
-        length = batch_size * self.num_batches(batch_size=batch_size, world_size=world_size, tail=tail)
-        places = self._places(rank, world_size)[:length]
-        real = np.arange(length) < len(places)
-        if length > len(places):
-            # A rank without any window of its own repeats the epoch's first, so that no rank waits for another.
-            filler = places[-1] if len(places) else 0
-            places = np.concatenate([places, np.full(length - len(places), filler, np.int64)])
-        places, real = places[skip_batches * batch_size :], real[skip_batches * batch_size :]
-        by_segment = np.argsort(self.segment[places], kind="stable")
-        cuts = np.flatnonzero(np.diff(self.segment[places][by_segment])) + 1
+    def segments(self, share: Share) -> Iterator[Segment]:
+        """The segments of one rank's stream (or one worker's part of it), in the order in which it needs them."""
+        places, real = self._stream(share)
+        mine = self._of_worker(places, share)
+        by_segment = mine[np.argsort(self.segment[places[mine]], kind="stable")]
+        cuts = np.flatnonzero(np.diff(self.segment[places[by_segment]])) + 1
         groups = np.split(by_segment, cuts) if len(by_segment) else []
         for group in sorted(groups, key=lambda positions: int(positions[0])):
             numbers = self.order[places[group]]
@@ -131,6 +139,25 @@ class Plan:
             windows = numbers - self.first_window[video]
             yield Segment(video=video, windows=windows, positions=positions, real=real[positions])
 
+    def positions(self, share: Share) -> Ints:
+        """Places in a rank's stream that are one worker's, increasing."""
+        return self._of_worker(self._stream(share)[0], share)
+
+    def num_real(self, share: Share) -> int:
+        """Windows that a rank's stream really has: those that do not only fill up the last batch."""
+        return int(self._stream(share)[1].sum())
+
+    def _stream(self, share: Share) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """Positions of the epoch that make up a rank's stream, in whole batches, and which of them are real."""
+        places = self._places(share.rank, share.world_size)[share.skip :]
+        length = share.batch_size * self.num_batches(share)
+        real = np.arange(length) < len(places)
+        if length <= len(places):
+            return places[:length], real
+        # A rank without any window of its own repeats the epoch's last, so that no rank waits for another.
+        filler = places[-1] if len(places) else len(self) - 1
+        return np.concatenate([places, np.full(length - len(places), filler, np.int64)]), real
+
     def _places(self, rank: int, world_size: int) -> Ints:
         """Positions of the epoch that belong to a rank, in order."""
         if self.shuffled:
@@ -138,69 +165,110 @@ class Plan:
         per_rank = -(-len(self) // world_size)
         return np.arange(min(rank * per_rank, len(self)), min((rank + 1) * per_rank, len(self)))
 
-
-def num_batches(num_windows: int, *, batch_size: int, world_size: int = 1, tail: Tail = "pad") -> int:
-    """Batches of each of world_size ranks over so many windows: the same for all ranks."""
-    if tail == "drop":
-        return num_windows // world_size // batch_size
-    per_rank = -(-num_windows // world_size)
-    return -(-per_rank // batch_size)
+    def _of_worker(self, places: Ints, share: Share) -> Ints:
+        """Places in a rank's stream that are one worker's: in turn as for ranks, or every so many-th segment."""
+        turn = self.segment[places] if not self.shuffled else (places // share.world_size)
+        return np.flatnonzero(turn % share.num_workers == share.worker)
 
 
-def make_plan(num_frames: Ints, style: SlidingStyle, order: Order, *, epoch: int = 0) -> Plan:
-    """Plan one epoch in which every window comes once.
+def num_batches(num_windows: int, share: Share) -> int:
+    """Batches of each rank over so many planned windows, what is skipped left out: the same for all ranks."""
+    if share.tail == "drop":
+        return max(0, num_windows // share.world_size - share.skip) // share.batch_size
+    per_rank = max(0, -(-num_windows // share.world_size) - share.skip)
+    return -(-per_rank // share.batch_size)
+
+
+def make_plan(
+    num_frames: Ints, style: SlidingStyle, order: Order, *, epoch: int = 0, drawn: Ints | None = None
+) -> Plan:
+    """Plan one epoch.
 
     Args:
         num_frames: (num_videos,) frames of each video.
         style: How windows slide.
         order: How they are grouped and shuffled.
         epoch: Which epoch; with the seed, decides the order.
+        drawn: (num_planned,) running numbers of the epoch's windows, not decreasing, as a sampler drew them; every
+            window once by default.
     """
     counts = style.num_windows(num_frames)
     first_window = np.concatenate([[0], np.cumsum(counts)])
-    total = int(first_window[-1])
-    segment = _number_segments(counts, order.segment_windows(style))
+    numbers = np.arange(int(first_window[-1])) if drawn is None else drawn
+    segment = _number_segments(counts, first_window, order.segment_windows(style), numbers, whole=drawn is None)
     if not order.shuffle:
-        return Plan(first_window, np.arange(total), segment, shuffled=False)
+        return Plan(first_window, numbers, segment, shuffled=False)
     random = np.random.default_rng([order.seed, epoch])
+    num_segments = int(segment[-1]) + 1 if len(segment) else 1
     line, starts = _lay_out(segment, random)
-    lane_of = _cut_into_lanes(total, order.lanes)
-    # A segment on the border of two lanes is decoded in both.
-    pieces = np.cumsum(np.diff(segment[line], prepend=-1).astype(bool) | np.diff(lane_of, prepend=-1).astype(bool)) - 1
-    mean_length = total / max(1, int(segment[-1]) + 1) if total else 0.0
-    drawn = starts + random.random(total) * order.pool_segments * mean_length
-    numbers, segments = np.empty(total, np.int64), np.empty(total, np.int64)
-    ends = np.searchsorted(lane_of, np.arange(order.lanes), side="right")
-    for lane, end in enumerate(ends):
-        begin = ends[lane - 1] if lane else 0
-        in_order = begin + np.argsort(drawn[begin:end], kind="stable")
-        numbers[lane :: order.lanes] = line[in_order]
-        segments[lane :: order.lanes] = pieces[in_order]
-    return Plan(first_window, numbers, segments, shuffled=True)
+    ends = _lane_ends(len(line), order.lanes)
+    begins = np.concatenate([[0], ends[:-1]])
+    changes = _changes(segment[line])
+    changes[begins[begins < ends]] = True  # a segment on the border of two lanes is decoded in both
+    piece = np.cumsum(changes, dtype=np.int32)
+    keys = _jitter(starts, order.pool_segments * len(line) / num_segments, random)
+    del starts, segment, changes
+    windows, pieces = np.empty(len(line), np.int64), np.empty(len(line), np.int32)
+    for lane, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+        in_order = np.sort(keys[begin:end]) & PLACE_MASK
+        windows[lane :: order.lanes] = numbers[line[in_order]]
+        pieces[lane :: order.lanes] = piece[in_order]
+    return Plan(first_window, windows, pieces, shuffled=True)
 
 
-def _number_segments(counts: Ints, longest: int) -> Ints:
-    """Number of the segment of every window: each video is cut into runs of even length, at most `longest`."""
+PLACE_BITS = 32
+PLACE_MASK = (1 << PLACE_BITS) - 1
+
+
+def _jitter(starts: Ints, reach: float, random: np.random.Generator) -> Ints:
+    """Sort keys: where each place on the line moves to, then the place itself, so that no two keys are the same.
+
+    A plain sort of integers is the fastest there is, and gives the same order on every machine; an argsort of floats
+    depends on how the machine's sort treats ties.
+    """
+    keys = random.random(len(starts))
+    keys *= reach
+    keys += starts
+    moved = keys.astype(np.int64)
+    moved <<= PLACE_BITS
+    moved |= np.arange(len(starts))
+    return moved
+
+
+def _changes(values: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+    """Where a value differs from the one before; the first does."""
+    changes = np.ones(len(values), np.bool_)
+    np.not_equal(values[1:], values[:-1], out=changes[1:])
+    return changes
+
+
+def _number_segments(
+    counts: Ints, first_window: Ints, longest: int, numbers: Ints, *, whole: bool
+) -> npt.NDArray[np.int32]:
+    """Number of the segment of each window: every video is cut into runs of even length, at most `longest`."""
     cuts = -(-counts // longest)
-    offsets = np.concatenate([[0], np.cumsum(cuts)])[:-1]
-    window = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    numbers: Ints = np.repeat(offsets, counts) + window * np.repeat(cuts, counts) // np.repeat(counts, counts)
-    return numbers
+    video = (
+        np.repeat(np.arange(len(counts)), counts) if whole else np.searchsorted(first_window, numbers, side="right") - 1
+    )
+    run = (numbers - first_window[video]) * cuts[video] // counts[video]
+    return np.cumsum(_changes(video) | _changes(run), dtype=np.int32) - 1
 
 
-def _lay_out(segment: Ints, random: np.random.Generator) -> tuple[Ints, Ints]:
-    """Permute the segments and lay them end to end: window numbers, and for each where its segment begins."""
+def _lay_out(segment: npt.NDArray[np.int32], random: np.random.Generator) -> tuple[Ints, Ints]:
+    """Permute the segments and lay them end to end: for each place which window, and where its segment begins."""
     lengths = np.bincount(segment) if len(segment) else np.zeros(0, np.int64)
     permuted = random.permutation(len(lengths))
     ends = np.cumsum(lengths[permuted])
     starts = np.repeat(ends - lengths[permuted], lengths[permuted])
     first = np.concatenate([[0], np.cumsum(lengths)])[:-1]
-    line = np.repeat(first[permuted], lengths[permuted]) + np.arange(len(segment)) - starts
+    line = np.repeat(first[permuted], lengths[permuted])
+    line += np.arange(len(segment))
+    line -= starts
     return line, starts
 
 
-def _cut_into_lanes(total: int, lanes: int) -> Ints:
-    """Lane of every place on the line; lengths differ by one at most, the first lanes are the longer ones."""
+def _lane_ends(total: int, lanes: int) -> Ints:
+    """Where each lane ends on the line; lengths differ by one at most, the first lanes are the longer ones."""
     lengths = np.full(lanes, total // lanes)
     lengths[: total % lanes] += 1
-    return np.repeat(np.arange(lanes), lengths)
+    return np.cumsum(lengths)

@@ -47,6 +47,7 @@ class ReadPlanned:
                 pts=table.pts,
                 key_frames=table.key_frames,
                 time_base=table.time_base,
+                frame_size=self.index.frame_size(segment.video),
             )
 
 

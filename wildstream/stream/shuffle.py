@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 
 from wildstream.errors import ConfigError
 from wildstream.samples import Clip, DecodedSegment
@@ -18,12 +19,14 @@ class DrawPlanned:
     drawn; what is open at a time is the pool, and its size follows from the plan.
     """
 
+    positions: Iterable[int] | None = None
+    """Places in the stream, in the order to draw; 0, 1, 2, ... by default."""
+
     def __call__(self, segments: Iterable[DecodedSegment]) -> Iterator[Clip]:
-        """Yield the clip of position 0, 1, 2, ...; the positions of all segments together have no gap."""
+        """Yield the clip of each position; it ends where the segments do."""
         pool: dict[int, tuple[DecodedSegment, int]] = {}
         source = iter(segments)
-        position = 0
-        while True:
+        for position in count() if self.positions is None else self.positions:
             while position not in pool:
                 segment = next(source, None)
                 if segment is None:
@@ -33,7 +36,6 @@ class DrawPlanned:
             holder, window = pool.pop(position)
             yield holder.clip(window)
             del holder
-            position += 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ parameters and their meaning are those of WildFins.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -144,6 +145,11 @@ class SlidingStyle:
         for label, low, high in zip(track.classes, lowest, highest, strict=True):
             happens[(numbers >= low) & (numbers <= high), label] = True
         return happens
+
+    def labels_of(self, tracks: Iterable[LabelTrack]) -> npt.NDArray[np.bool_]:
+        """Labels of all windows of several videos, one after the other: (num_windows, num_classes)."""
+        labels = [self.labels(track) for track in tracks]
+        return np.concatenate(labels) if labels else np.zeros((0, 0), np.bool_)
 
     def as_dict(self) -> dict[str, Any]:
         """The parameters by name, as in configs/sliding."""

@@ -1,0 +1,146 @@
+"""Which windows an epoch has: each once, or what a sampler draws, from their labels alone.
+
+A sampler gives running numbers of windows, in order and possibly repeated; the plan decides in which order they come.
+Only segments that have drawn windows are decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+
+from wildstream.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Ints = npt.NDArray[np.int64]
+    Labels = Callable[[], npt.NDArray[np.bool_]]
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Draws the windows of an epoch."""
+
+    def size(self, num_windows: int, labels: Labels) -> int:
+        """How many windows an epoch has: the same for every epoch."""
+
+    def draw(self, num_windows: int, labels: Labels, random: np.random.Generator) -> Ints:
+        """Running numbers of the windows of an epoch, not decreasing.
+
+        Args:
+            num_windows: Windows that there are.
+            labels: Gives their labels, (num_windows, num_classes), for samplers that need them.
+            random: Differs from epoch to epoch.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balanced:
+    """As many windows of each class, and as many without any (WildFins' balanced sampling).
+
+    "No label" is a class of its own. From every class that has windows, `per_class` are drawn: without repetition where
+    there are enough, with it otherwise. A window of several classes can be drawn for each of them.
+    """
+
+    per_class: int | None = None
+    """Windows per class; by default as many as make the epoch about as long as one in which every window comes once."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty draw (ConfigError)."""
+        if self.per_class is not None and self.per_class < 1:
+            raise ConfigError(f"per_class={self.per_class} must be at least 1.")
+
+    def size(self, num_windows: int, labels: Labels) -> int:
+        """See Sampler."""
+        members = _members(labels())
+        return len(members) * self._per_class(num_windows, len(members))
+
+    def draw(self, num_windows: int, labels: Labels, random: np.random.Generator) -> Ints:
+        """See Sampler."""
+        members = _members(labels())
+        count = self._per_class(num_windows, len(members))
+        drawn = [random.choice(windows, count, replace=len(windows) < count) for windows in members]
+        return np.sort(np.concatenate([np.zeros(0, np.int64), *drawn]))
+
+    def _per_class(self, num_windows: int, num_classes: int) -> int:
+        """Windows to draw from each class."""
+        return self.per_class or -(-num_windows // max(1, num_classes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Weighted:
+    """Windows at random, in proportion to weights, with repetition."""
+
+    weights: npt.NDArray[np.float64] = field(repr=False)
+    """(num_windows,) not negative, not all 0; in order of (key, start)."""
+    num_windows: int | None = None
+    """Windows of an epoch; as many as there are by default."""
+
+    def __post_init__(self) -> None:
+        """Refuse weights that are none (ConfigError)."""
+        weights = np.asarray(self.weights, np.float64)
+        if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
+            raise ConfigError("weights must be one finite number per window, none negative and not all 0.")
+        _check_size(self.num_windows)
+
+    def size(self, num_windows: int, labels: Labels) -> int:
+        """See Sampler."""
+        if len(self.weights) != num_windows:
+            raise ConfigError(f"weights has {len(self.weights)} numbers, but there are {num_windows} windows.")
+        return self.num_windows or num_windows
+
+    def draw(self, num_windows: int, labels: Labels, random: np.random.Generator) -> Ints:
+        """See Sampler."""
+        cumulative = np.cumsum(self.weights)
+        places = random.random(self.size(num_windows, labels)) * cumulative[-1]
+        return np.sort(np.minimum(np.searchsorted(cumulative, places, side="right"), np.flatnonzero(self.weights)[-1]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Random:
+    """Windows at random, all alike."""
+
+    num_windows: int | None = None
+    """Windows of an epoch; as many as there are by default."""
+    replacement: bool = False
+    """Whether a window can come twice."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty draw (ConfigError)."""
+        _check_size(self.num_windows)
+
+    def size(self, num_windows: int, labels: Labels) -> int:
+        """See Sampler."""
+        wanted = num_windows if self.num_windows is None else self.num_windows
+        if not self.replacement and wanted > num_windows:
+            raise ConfigError(
+                f"num_windows={wanted} is more than the {num_windows} windows that there are. Set replacement=True."
+            )
+        return wanted if num_windows else 0
+
+    def draw(self, num_windows: int, labels: Labels, random: np.random.Generator) -> Ints:
+        """See Sampler."""
+        wanted = self.size(num_windows, labels)
+        if self.replacement:
+            return np.sort(random.integers(0, max(1, num_windows), wanted))
+        return np.sort(random.permutation(num_windows)[:wanted])
+
+
+SAMPLERS: dict[str, Callable[[], Sampler]] = {"balanced": Balanced, "random": Random}
+"""Samplers that can be chosen by name alone."""
+
+
+def _members(labels: npt.NDArray[np.bool_]) -> list[Ints]:
+    """The windows of every class that has some, and last those without any label."""
+    columns = [*labels.T, ~labels.any(axis=1)]
+    return [np.flatnonzero(column) for column in columns if column.any()]
+
+
+def _check_size(num_windows: int | None) -> None:
+    """Refuse an epoch without windows."""
+    if num_windows is not None and num_windows < 1:
+        raise ConfigError(f"num_windows={num_windows} must be at least 1.")

@@ -383,7 +383,7 @@ def test_bytes_that_are_not_those_of_the_index_cost_their_windows_and_are_never_
         ({"tail": "keep"}, "tail='keep'"),
         ({"num_workers": 0}, "num_workers=0"),
         ({"rank": 2, "world_size": 2}, r"rank=2 must lie within \[0, world_size=2\)"),
-        ({"shuffle": True, "world_size": 5, "rank": 0}, "lanes=24 must be a multiple of world_size=5"),
+        ({"shuffle": True, "world_size": 5, "rank": 0}, "lanes=48 must be a multiple of world_size=5"),
         ({"shuffle": True, "lanes": 0}, "lanes=0"),
     ],
 )

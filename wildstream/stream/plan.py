@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 Tail = Literal["pad", "drop"]
 
-LANES = 24
-"""Default of `Order.lanes`: divisible by 1, 2, 3, 4, 6, 8, 12 and 24 ranks."""
-POOL_SEGMENTS = 2
+LANES = 48
+"""Default of `Order.lanes`: divisible by 1, 2, 3, 4, 6, 8, 12, 16, 24 and 48 ranks."""
+POOL_SEGMENTS = 1
 """Default of `Order.pool_segments`."""
 SEGMENT_FRAMES = 128
 """Default of `Order.segment_frames`."""

@@ -1,30 +1,45 @@
-"""Train a model on packed shards: accelerate launch train.py data.path=shards model.backbone=r3d_18 trainer.epochs=3."""
+"""Train a model on packed shards: accelerate launch train.py data.path=shards model=r3d_18 trainer.epochs=3."""
 
 from __future__ import annotations
 
+import os
 import sys
 
-from wildstream.config import compose_config, option_lines
-from wildstream.errors import WildStreamError
-from wildstream.training.run import train
+from wildstream.cli import run_safely
+from wildstream.config import compose_config, group_names, option_lines
 
 USAGE = """usage: accelerate launch train.py [GROUP=NAME ...] [OPTION=VALUE ...]
 
-Groups are files in configs/ (data=windows|frames, model=r3d_18|s3d|test_vit, trainer=default|debug); options are:
-"""
+Train on packed shards. Two processes on CPUs: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 train.py ...
+
+groups, files in configs/:
+{groups}
+
+options:
+{options}
+
+exit status:
+  0  all is well
+  1  failed; a message says why"""
 
 
 def main(arguments: list[str]) -> int:
     """Train as the arguments say; 0, or 1 with a message on stderr."""
     if {"-h", "--help"} & set(arguments):
-        print(USAGE, *option_lines(), sep="\n")
+        groups = (f"  {group}={'|'.join(names)}" for group, names in group_names().items())
+        print(USAGE.format(groups="\n".join(groups), options="\n".join(option_lines())))
         return 0
-    try:
-        run = train(compose_config(arguments))
-    except WildStreamError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    print(f"run: {run}   next: wildstream evaluate {run} --split test")
+    return run_safely(lambda: _train(arguments))
+
+
+def _train(arguments: list[str]) -> int:
+    """Train, and say what to do next."""
+    config = compose_config(arguments)
+    from wildstream.training.run import train  # seconds, which whoever misspelt an option need not wait
+
+    run = train(config)
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"run: {run}   next: wildstream evaluate {run} --split test")
     return 0
 
 

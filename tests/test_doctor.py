@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wildstream import accounts
-from wildstream.doctor import Finding, is_able, render
+from wildstream.doctor import Finding, accounts, is_able, render
 
 DIAGNOSE = """
 from wildstream.doctor import diagnose, is_able, render

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-from wildstream.errors import ConfigError, WildStreamError
+from wildstream.errors import WildStreamError
 
 EXIT_CODES = """exit status:
   0  all is well
   1  failed; a message says why
+  2  unknown or malformed options
   3  packed, but some videos were refused; pack-report.json names each with its reason"""
 
 REFUSED = 3
@@ -22,10 +24,19 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "G
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     options = _parser().parse_args(arguments)
+    return run_safely(lambda: int(options.run(options)))
+
+
+def run_safely(command: Callable[[], int]) -> int:
+    """The exit status of a command; what the user can do something about becomes a message on stderr and 1."""
     try:
-        return int(options.run(options))
+        return command()
     except WildStreamError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{type(error).__name__}: {error.filename}: {error.strerror}", file=sys.stderr)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
     return 1
@@ -33,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def add_pack_options(parser: argparse.ArgumentParser) -> None:
     """The options of `wildstream pack`, which tools/pack_shards.py has too."""
-    parser.add_argument("source", type=Path, help="folder of videos and labels")
-    parser.add_argument("out", type=Path, help="folder for the shards; each split gets a folder in it")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder of videos and labels")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the shards; each split gets a folder in it")
     parser.add_argument(
         "--format",
         required=True,
@@ -46,7 +57,9 @@ def add_pack_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard-bytes", type=parse_bytes, default=512 << 20, metavar="SIZE", help="size of a shard (default: 512MiB)"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="threads that check videos (default: one per core)")
+    parser.add_argument(
+        "--workers", type=parse_count, metavar="N", help="threads that check videos (default: one per core)"
+    )
     parser.add_argument(
         "--on-error",
         choices=("skip", "fail"),
@@ -83,9 +96,17 @@ def run_pack(options: argparse.Namespace) -> int:
 def parse_bytes(text: str) -> int:
     """A size such as 512MiB, 2GB or 1048576, in bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?)B?", text.strip().upper())
-    if not match or match[2] not in UNITS or float(match[1]) <= 0:
+    size = int(float(match[1]) * UNITS[match[2]]) if match and match[2] in UNITS else 0
+    if size < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size. Write 512MiB, 2GB or 1048576.")
-    return int(float(match[1]) * UNITS[match[2]])
+    return size
+
+
+def parse_count(text: str) -> int:
+    """A number of at least 1."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1.")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,52 +117,83 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"wildstream {version('wildstream')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    pack = commands.add_parser(
-        "pack",
-        help="videos and labels → tar shards and their index",
-        description="Pack labelled videos into WebDataset shards. A second call packs only what is new.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_pack_options(pack)
-
-    evaluate = commands.add_parser(
-        "evaluate",
-        help="how good a trained model is on a split",
-        description="Evaluate a run of train.py. Prints a table and writes RUN/evaluation/SPLIT.json.",
-    )
-    evaluate.add_argument("evaluated", type=Path, metavar="RUN", help="run folder of train.py")
-    evaluate.add_argument("--split", default="test", help="split of the shards (default: test)")
-    evaluate.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which (default: best)")
-    evaluate.add_argument("--data", type=Path, metavar="SHARDS", help="other shards than those of the training")
-    evaluate.add_argument("--batch-size", type=int, metavar="N", help="clips per batch (default: the training's)")
-    evaluate.set_defaults(run=_run_evaluate)
-
-    doctor = commands.add_parser(
-        "doctor",
-        help="what this machine has and lacks",
-        description="Say what this machine has and lacks, and the remedies.",
-    )
-    doctor.set_defaults(run=_run_doctor)
-
-    demo = commands.add_parser(
-        "demo",
-        help="make videos, pack, train and evaluate, in a few minutes",
-        description="Make a small labelled video set and take it down the whole river.",
-    )
-    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (default: demo)")
-    demo.set_defaults(run=_run_demo)
+    for name, summary, description, add_options in (
+        (
+            "pack",
+            "videos and labels → tar shards and their index",
+            "Pack labelled videos into WebDataset shards. A second call packs only what is new.",
+            add_pack_options,
+        ),
+        (
+            "evaluate",
+            "how good a trained model is on a split",
+            "Evaluate a run of train.py. Prints a table and writes RUN/evaluation/SPLIT.json.",
+            _add_evaluate_options,
+        ),
+        (
+            "doctor",
+            "what this machine has and lacks",
+            "Say what this machine has and lacks, and the remedies. 1 where training is not possible.",
+            _add_doctor_options,
+        ),
+        (
+            "demo",
+            "make videos, pack, train and evaluate, in a few minutes",
+            "Make a small labelled video set and take it down the whole river.",
+            _add_demo_options,
+        ),
+    ):
+        add_options(
+            commands.add_parser(
+                name,
+                help=summary,
+                description=description,
+                epilog=EXIT_CODES,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+                allow_abbrev=False,
+            )
+        )
     return parser
+
+
+def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `wildstream evaluate`."""
+    parser.add_argument("evaluated", type=Path, metavar="RUN", help="run folder of train.py")
+    parser.add_argument("--split", default="test", metavar="NAME", help="split of the shards (default: test)")
+    parser.add_argument(
+        "--checkpoint",
+        choices=("best", "last"),
+        default="best",
+        help="after the epoch with the best validation (default), or after the last one",
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="SHARDS", help="folder of the shards (default: where they were in training)"
+    )
+    parser.add_argument(
+        "--batch-size", type=parse_count, metavar="N", help="clips per batch (default: that of the training)"
+    )
+    parser.set_defaults(run=_run_evaluate)
+
+
+def _add_doctor_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `wildstream doctor`: none."""
+    parser.set_defaults(run=_run_doctor)
+
+
+def _add_demo_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `wildstream demo`."""
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), metavar="FOLDER", help="folder for everything (default: demo)"
+    )
+    parser.set_defaults(run=_run_demo)
 
 
 def _run_evaluate(options: argparse.Namespace) -> int:
     """Evaluate, and print the table."""
     from wildstream.evaluation import evaluate, render
 
-    if options.batch_size is not None and options.batch_size < 1:
-        raise ConfigError(f"--batch-size {options.batch_size} must be at least 1.")
     evaluation = evaluate(
         options.evaluated,
         split=options.split,

@@ -1,8 +1,8 @@
 """Strict configuration: YAML and command-line overrides → checked options.
 
-Hydra composes `configs/train.yaml` with its groups and the overrides (`trainer.lr=1e-4`); pydantic checks the result. An
-unknown, misspelt or contradictory option fails here, before anything is read or written, with its path and the remedy.
-Each option is defined, documented, given its default and checked in this file alone.
+Hydra composes `configs/train.yaml` with its groups and the overrides (`trainer.lr=1e-4`); pydantic checks the result.
+An unknown, misspelt or contradictory option fails here, before anything is read or written, with its name and the
+remedy. Each option is defined, documented, given its default and checked in this file alone.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import Annotated, Any, Literal
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from wildstream.errors import ConfigError
 from wildstream.locations import CONFIGS
@@ -31,7 +33,7 @@ from wildstream.stream.windows import SlidingStyle, get_style
 class Strict(BaseModel):
     """A group of options; unknown ones are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def _check_style(style: object) -> object:
@@ -59,14 +61,31 @@ def _one_of(what: str, table: dict[str, Any]) -> AfterValidator:
     return AfterValidator(check)
 
 
-Positive = Annotated[int, Field(ge=1)]
+def _check_backbone(name: str) -> str:
+    """Refuse a backbone that does not exist."""
+    from wildstream.models.backbones import check_backbone  # timm and torchvision take seconds to import
+
+    check_backbone(name)
+    return name
+
+
+def _expand(path: Path) -> Path:
+    """A path with ~ as the home folder."""
+    return path.expanduser()
+
+
+_PATHS = ("data.path", "model.weights", "trainer.out")
+"""Options whose value is taken as it is written."""
+
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Number = Annotated[float, Field(strict=True)]
 
 
 class DataConfig(Strict):
     """What is streamed."""
 
-    path: Path
-    """Folder of packed shards, with a folder per split."""
+    path: Annotated[Path, AfterValidator(_expand), AfterValidator(Path.absolute)]
+    """Folder of packed shards, with a folder per split; kept absolute, so that a run can be used from anywhere."""
     style: Annotated[str | dict[str, Any], BeforeValidator(_check_style)] = "sliding_window"
     """How windows slide: a name from configs/sliding, or its parameters."""
     size: Annotated[int | tuple[int, int] | None, BeforeValidator(_check_size)] = None
@@ -93,7 +112,7 @@ class DataConfig(Strict):
 class ModelConfig(Strict):
     """What is trained."""
 
-    backbone: str
+    backbone: Annotated[str, AfterValidator(_check_backbone)]
     """A video network of torchvision (r3d_18, mc3_18, r2plus1d_18, s3d), tiny3d, or an image model of timm."""
     weights: str | None = None
     """Pretrained weights: DEFAULT, the path of a state dict, or null for random ones."""
@@ -114,19 +133,19 @@ class TrainerConfig(Strict):
     """Passes over all windows."""
     batch_size: Positive = 8
     """Clips per batch and process."""
-    lr: Annotated[float, Field(gt=0)] = 3e-4
+    lr: Annotated[Number, Field(gt=0)] = 3e-4
     """Highest learning rate, of AdamW under a one-cycle schedule."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.05
     """AdamW's weight decay."""
-    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    clip_norm: Annotated[Number, Field(gt=0)] | None = 1.0
     """Gradients are scaled down to this norm; null: never."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision; no: float32."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 0
     """Decides weights, order and dropout."""
     monitor: Literal["mAP", "f1_macro", "f1_micro", "loss"] = "mAP"
     """Validation figure that the best checkpoint is chosen by."""
-    out: Path | None = None
+    out: Annotated[Path, AfterValidator(_expand)] | None = None
     """Run folder; null: runs/<date>-<backbone>-<style>."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """Weights & Biases; auto: online where logged in, else offline."""
@@ -159,21 +178,50 @@ def compose_config(overrides: Sequence[str], *, name: str = "train") -> TrainCon
     Raises:
         ConfigError: An option is unknown, missing, malformed, out of range or contradicts another.
     """
-    GlobalHydra.instance().clear()
+    checked = [_check_override(override) for override in overrides]
     try:
-        with initialize_config_dir(config_dir=str(CONFIGS.resolve()), version_base="1.3"):
-            composed = compose(config_name=name, overrides=[_forced(override) for override in overrides])
+        composed = _compose(name, checked)
         if missing := sorted(OmegaConf.missing_keys(composed)):
             raise ConfigError(f"{missing[0]} is missing. Give it on the command line: {missing[0]}=...")
         options = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain_hydra(error, overrides)) from error
+        raise ConfigError(f"the configuration cannot be composed: {' '.join(str(error).split())}") from error
     return check_config(options)
 
 
-def _forced(override: str) -> str:
-    """An override of an option in Hydra's form "set, whether the YAML names it or not"; unknown ones fail later."""
-    return f"++{override}" if "." in override.split("=", 1)[0] and override[0] not in "+~" else override
+def _compose(name: str, overrides: list[str]) -> DictConfig:
+    """configs/<name>.yaml with its groups and overrides, as Hydra puts them together."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(CONFIGS.resolve()), version_base="1.3"):
+        return compose(config_name=name, overrides=overrides)
+
+
+def _check_override(override: str) -> str:
+    """An override in Hydra's form "set, whether the YAML names it or not"; ConfigError where it is none."""
+    path, equals, value = override.lstrip("+").partition("=")
+    if not equals or not path or path[0] in "-~":
+        raise ConfigError(f"{override!r} is not an override. Write option=value, such as trainer.epochs=3.")
+    if path in group_names():
+        if value not in group_names()[path]:
+            raise ConfigError(
+                f"{override}: there is no configs/{path}/{value}.yaml. Take one of {', '.join(group_names()[path])}."
+            )
+        return f"{path}={value}"
+    if path not in dict(_options(TrainConfig)) and not path.startswith("data.style."):
+        raise ConfigError(f"{path} is not an option.{_suggest(path)}")
+    if path in _PATHS and value != "null" and value[:1] not in ("'", '"'):
+        value = "'" + value.replace("'", "\\'") + "'"  # Hydra's grammar knows no ~, = or comma in a bare value
+    forced = f"++{path}={value}"
+    try:
+        OverridesParser.create().parse_override(forced)
+    except HydraException as error:
+        raise ConfigError(f"{override} cannot be read. Quote the value: \"{path}='...'\".") from error
+    return forced
+
+
+def group_names() -> dict[str, list[str]]:
+    """The groups of configs/ that `train.py` can swap, and the files in each."""
+    return {name: sorted(file.stem for file in (CONFIGS / name).glob("*.yaml")) for name in TrainConfig.model_fields}
 
 
 def check_config(options: object) -> TrainConfig:
@@ -186,9 +234,11 @@ def check_config(options: object) -> TrainConfig:
 
 def option_lines() -> list[str]:
     """Every option with its default and documentation, a line or two each, for --help."""
+    composed = _compose("train", [])
     lines = []
     for path, field in _options(TrainConfig):
-        default = "(required)" if field.is_required() else f"= {_shown(field.default)}"
+        value = OmegaConf.select(composed, path, default=None if field.is_required() else field.default)
+        default = "(required)" if value is None and field.is_required() else f"= {_shown(value)}"
         lines += [f"  {path} {default}", f"      {' '.join((field.description or '').split())}"]
     return lines
 
@@ -208,33 +258,32 @@ def _shown(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _explain(problem: Any) -> str:
+def _explain(problem: ErrorDetails) -> str:
     """One of pydantic's findings as option, value, rule, remedy."""
     path = ".".join(str(part) for part in problem["loc"] if isinstance(part, str) and "[" not in part)
     message = problem["msg"].removeprefix("Value error, ")
+    message += "" if message.endswith((".", "?")) else "."
     if problem["type"] == "extra_forbidden":
         return f"{path} is not an option.{_suggest(path)}"
     if problem["type"] == "missing":
         return f"{path} is missing. Give it on the command line: {path}=..."
     if not path:
-        return str(message)
-    return f"{path}={problem['input']!r}: {message.rstrip('.')}."
-
-
-def _explain_hydra(error: Exception, overrides: Sequence[str]) -> str:
-    """Hydra's complaint about an override, in terms of the options that exist."""
-    known = {path for path, _ in _options(TrainConfig)}
-    for override in overrides:
-        path = override.lstrip("+~").split("=", 1)[0]
-        if "=" not in override:
-            return f"{override!r} is not an override. Write option=value, such as trainer.epochs=3."
-        if path not in known and "." in path:
-            return f"{path} is not an option.{_suggest(path)}"
-    return f"the configuration cannot be composed: {' '.join(str(error).split())}"
+        return message
+    group, _, name = path.rpartition(".")
+    if message.startswith(f"{name}="):
+        return f"{group}.{message}"
+    if message.startswith("Input should be "):
+        return f"{path}={problem['input']!r} must be {message.removeprefix('Input should be ')}"
+    return f"{path}={problem['input']!r}: {message}"
 
 
 def _suggest(path: str) -> str:
-    """The options that look like a misspelt one."""
+    """The options that look like a misspelt one, written in full or without its group."""
     known = [known for known, _ in _options(TrainConfig)]
-    near = get_close_matches(path, known, n=3, cutoff=0.6)
+    same_name = [option for option in known if option.endswith(f".{path.rsplit('.')[-1]}")]
+    names = {option.rsplit(".")[-1]: option for option in known}
+    close = get_close_matches(path, known, n=3, cutoff=0.75) or [
+        names[name] for name in get_close_matches(path.rsplit(".")[-1], names, n=3, cutoff=0.7)
+    ]
+    near = same_name or close
     return f" Did you mean {' or '.join(near)}?" if near else " `train.py --help` lists all options."

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
 from tqdm import tqdm
 
 from wildstream.errors import ConfigError, ShardError
@@ -26,6 +25,7 @@ from wildstream.stream.dataset import WindowDataset
 from wildstream.training.checkpoints import Manifest, load_checkpoint
 from wildstream.training.metrics import average_precisions, compute_metrics
 from wildstream.training.predict import Predictions, predict
+from wildstream.training.run import make_accelerator
 
 EVALUATION_SCHEMA_VERSION = 1
 
@@ -68,11 +68,18 @@ def evaluate(
         ConfigError: The shards have other categories than the model, or no window of its style.
     """
     folder = Path(run)
+    if checkpoint not in ("best", "last"):
+        raise ConfigError(f"checkpoint={checkpoint!r} is not known. Take one of best, last.")
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size} must be at least 1.")
+    if not (folder / checkpoint).is_dir():
+        raise ShardError(
+            f"{folder} is no finished run: it has no folder {checkpoint}/. Give the run folder that train.py printed."
+        )
     model, manifest = load_checkpoint(folder / checkpoint)
     path = Path(data or manifest.config.data.path) / split
-    dataset = WindowDataset(index=open_index(path), style=manifest.sliding_style)
-    _check_fit(dataset, manifest, path)
-    accelerator = Accelerator(mixed_precision=manifest.config.trainer.precision)
+    dataset = _open_data(path, manifest, is_trained_on=data is None)
+    accelerator = make_accelerator(manifest.config.trainer.precision)
     loader = dataset.loader(
         batch_size=batch_size or manifest.config.trainer.batch_size,
         size=manifest.size,
@@ -110,7 +117,8 @@ def describe(predictions: Predictions, manifest: Manifest) -> dict[str, Any]:
         "windows": {
             "key": predictions.keys,
             "start": predictions.starts.tolist(),
-            "probabilities": np.round(predictions.probabilities.astype(np.float64), 6).tolist(),
+            # The shortest decimals that are these float32 numbers: whoever reads them finds the same figures.
+            "probabilities": predictions.probabilities.astype(np.str_).astype(np.float64).tolist(),
             "targets": predictions.targets.astype(int).tolist(),
         },
     }
@@ -127,12 +135,22 @@ def render(evaluation: Evaluation) -> str:
     return f"{_table(rows)}\n\n{footer}"
 
 
-def _check_fit(dataset: WindowDataset, manifest: Manifest, path: Path) -> None:
-    """Refuse shards that the model was not made for."""
-    if dataset.categories != manifest.categories:
-        raise ConfigError(f"the model knows the categories {manifest.categories}, {path} has {dataset.categories}.")
+def _open_data(path: Path, manifest: Manifest, *, is_trained_on: bool) -> WindowDataset:
+    """The windows of a split; refuse shards that the model was not made for."""
+    if is_trained_on and not path.parent.is_dir():
+        raise ShardError(
+            f"the shards that the run was trained on are no longer at {path.parent}. Say where they are: --data SHARDS."
+        )
+    dataset = WindowDataset(index=open_index(path), style=manifest.sliding_style)
+    for what in ("categories", "task"):
+        known, found = getattr(manifest, what), getattr(dataset.index.info, what)
+        if known != found:
+            raise ConfigError(
+                f"{path} has the {what} {found}, the model knows {known}. Take shards packed as those of its training."
+            )
     if not len(dataset):
-        raise ShardError(f"{path} has no window of the model's style {manifest.style}.")
+        raise ConfigError(f"{path} has no window of the model's style {manifest.style}. Take longer videos.")
+    return dataset
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import timm
 import torch
 import torchvision.models.video as video_models
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wildstream.errors import ConfigError, WeightsError
 from wildstream.models.tiny3d import WIDTHS, Tiny3D
 
 Weights = str | Path | None
-""""DEFAULT" for the library's pretrained weights, the path of a state dict, or None for random weights."""
+""""DEFAULT" for the library's pretrained weights, the path of a state dict (.safetensors or torch.save), or None for
+random weights."""
 
 # N samples, T frames, C channels, H, W pixels, D features; t, h, w what the network leaves of T, H, W
 
@@ -88,28 +93,40 @@ def make_backbone(name: str, *, weights: Weights = None) -> Backbone:
         ConfigError: There is no backbone of that name, or the weights are not of it.
         WeightsError: The pretrained weights are neither on this machine nor within reach.
     """
+    check_backbone(name)
     if name == "tiny3d":
         backbone = _make_tiny3d(weights)
     elif name in VIDEO_NETWORKS:
         backbone = _make_video_network(name, weights)
-    elif timm.is_model(name):
-        backbone = _make_image_network(name, weights)
     else:
-        near = timm.list_models(f"*{name}*")[:5]
-        raise ConfigError(
-            f"backbone={name!r} is not known. Take one of {', '.join(VIDEO_NETWORKS)}, tiny3d, or an image model of timm"
-            + (f", such as {', '.join(near)}." if near else " (timm.list_models() names them).")
-        )
+        backbone = _make_image_network(name, weights)
     if weights not in (None, "DEFAULT"):
-        _load_weights(backbone.network, Path(str(weights)))
+        _load_weights(backbone.network, Path(str(weights)).expanduser())
     return backbone
+
+
+def check_backbone(name: str) -> None:
+    """Refuse a name that is no backbone's (ConfigError), with the ones that look like it."""
+    base, _, tag = name.partition(".")
+    own = [*VIDEO_NETWORKS, "tiny3d"]
+    if name in own or (timm.is_model(name) and (not tag or name in timm.list_pretrained(f"{base}.*"))):
+        return
+    if timm.is_model(name):
+        near = timm.list_pretrained(f"{base}.*")
+    else:
+        pool = own + timm.list_models()
+        near = list(dict.fromkeys(get_close_matches(name.lower(), pool, cutoff=0.7) + timm.list_models(f"*{base}*")))
+    raise ConfigError(
+        f"backbone={name!r} is not known. Take one of {', '.join(own)}, or an image model of timm"
+        + (f". Did you mean {', '.join(near[:5])}?" if near else " (timm.list_models() names them).")
+    )
 
 
 def _make_video_network(name: str, weights: Weights) -> Backbone:
     """A video network of torchvision, without its classification layer."""
     facts = VIDEO_NETWORKS[name]
     chosen = getattr(video_models, facts.weights).DEFAULT if weights == "DEFAULT" else None
-    network = _fetch(name, lambda: getattr(video_models, name)(weights=chosen))
+    network = _fetch(name, weights, lambda: getattr(video_models, name)(weights=chosen))
     for layer in ("avgpool", facts.head):
         setattr(network, layer, nn.Identity())
     spec = BackboneSpec(name=name, takes="clip", dim=facts.dim, size=facts.size, mean=KINETICS_MEAN, std=KINETICS_STD)
@@ -119,7 +136,7 @@ def _make_video_network(name: str, weights: Weights) -> Backbone:
 def _make_tiny3d(weights: Weights) -> Backbone:
     """The project's own small network."""
     if weights == "DEFAULT":
-        raise WeightsError("tiny3d has no pretrained weights. Take weights=None, or the path of a state dict.")
+        raise WeightsError("tiny3d has no pretrained weights. Take weights=null, or the path of a state dict.")
     spec = BackboneSpec(
         name="tiny3d", takes="clip", dim=WIDTHS[-1], size=(64, 64), mean=KINETICS_MEAN, std=KINETICS_STD
     )
@@ -142,8 +159,8 @@ def _s3d_tokens(network: nn.Module, clips: Tensor) -> Tensor:
 
 def _make_image_network(name: str, weights: Weights) -> Backbone:
     """An image network of timm, without its classification layer."""
-    network = _fetch(name, lambda: timm.create_model(name, pretrained=weights == "DEFAULT", num_classes=0))
-    data = timm.data.resolve_model_data_config(network)
+    network = _fetch(name, weights, lambda: timm.create_model(name, pretrained=weights == "DEFAULT", num_classes=0))
+    data = timm.data.resolve_model_data_config(network)  # type: ignore[no-untyped-call]
     spec = BackboneSpec(
         name=name,
         takes="frame",
@@ -165,28 +182,47 @@ def _timm_tokens(network: nn.Module, frames: Tensor) -> Tensor:
     return features if features.ndim == 3 else features.unsqueeze(1)
 
 
-def _fetch(name: str, make: Callable[[], nn.Module]) -> nn.Module:
+def _fetch(name: str, weights: Weights, make: Callable[[], nn.Module]) -> nn.Module:
     """Make a network, which may fetch weights; explain where that fails."""
+    if weights != "DEFAULT":
+        return make()
     try:
         return make()
     except (OSError, RuntimeError) as error:  # hub and URL errors are OSErrors; some arrive wrapped in RuntimeError
+        said = (str(error).splitlines() or [""])[0]
         raise WeightsError(
-            f"the pretrained weights of {name} cannot be had: {type(error).__name__}: {str(error).splitlines()[0]:.200}. "
-            "On a machine without a network, copy the file here and give its path as weights=, or take weights=None."
+            f"weights='DEFAULT': the pretrained weights of {name} cannot be had: {type(error).__name__}: {said:.200} "
+            "On a machine without a network, copy the file here and give its path as weights, or take weights=null."
         ) from error
+
+
+_NO_STATE = (OSError, EOFError, RuntimeError, ValueError, AttributeError, TypeError, UnpicklingError, SafetensorError)
+"""What torch, pickle and safetensors raise at a file that holds something else."""
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:
     """Load a state dict from a file; tensors only, no code is ever run."""
     if not path.is_file():
-        raise WeightsError(f'weights={str(path)!r} is not a file. Give "DEFAULT", the path of a state dict, or null.')
+        raise WeightsError(f"weights={str(path)!r} is not a file. Give DEFAULT, the path of a state dict, or null.")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = _read_state(path)
         missing, unexpected = network.load_state_dict(state, strict=False)
-    except (RuntimeError, ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(f"weights={str(path)!r} is not a state dict of this backbone: {error}") from error
+    except _NO_STATE as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"weights={str(path)!r} is not a state dict of this backbone: {said} Save one with "
+            "torch.save(network.state_dict(), path), or as .safetensors."
+        ) from error
     if missing:
         raise ConfigError(
             f"weights={str(path)!r} lacks {len(missing)} parameters of this backbone, such as {missing[0]!r}, "
             f"and has {len(unexpected)} of something else. Take weights of the same network."
         )
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """The tensors in a .safetensors file, or in one of torch.save."""
+    if path.suffix == ".safetensors":
+        return dict(load_file(path))
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state

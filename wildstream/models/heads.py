@@ -96,4 +96,5 @@ class Broadcast(nn.Module):
         leading = samples.shape[: samples.ndim - self.sample_ndim]
         flat = samples.reshape(-1, *samples.shape[samples.ndim - self.sample_ndim :])
         results = torch.cat([self.module(part) for part in flat.split(self.chunk)])
-        return results.unflatten(0, leading)
+        unflattened: Tensor = results.unflatten(0, leading)
+        return unflattened

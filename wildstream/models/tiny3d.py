@@ -9,7 +9,7 @@ WIDTHS = (16, 32, 48, 64)
 
 
 class Tiny3D(nn.Module):
-    """Four blocks of 3×3×3 convolution, batch norm and ReLU; each halves height and width, all but the first time too."""
+    """Four blocks of 3×3×3 convolution, batch norm, ReLU; each halves height and width, all but the first also time."""
 
     def __init__(self) -> None:
         """Start from random weights; there are no pretrained ones."""

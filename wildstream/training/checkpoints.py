@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -25,6 +26,7 @@ from wildstream.models.classifier import ModelBuilder, VideoClassifier
 from wildstream.shards.formats import Task
 from wildstream.stream.windows import SlidingStyle
 
+SCHEMA_VERSION = 1
 WEIGHTS_NAME = "model.safetensors"
 MANIFEST_NAME = "manifest.json"
 
@@ -34,7 +36,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     """Version of this file."""
     config: TrainConfig
     """The options of the run."""
@@ -98,16 +100,38 @@ def load_checkpoint(folder: Path) -> tuple[VideoClassifier, Manifest]:
         ShardError: The folder holds no checkpoint, or a damaged one.
     """
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+        manifest = _read_manifest(folder / MANIFEST_NAME)
         # Pretrained weights would be overwritten anyway, and may be out of reach where the checkpoint is used.
         options = manifest.config.model.model_copy(update={"weights": None})
         model = build_model(options, num_classes=len(manifest.categories))
         model.load_state_dict(load_file(folder / WEIGHTS_NAME))
     except FileNotFoundError as error:
-        raise ShardError(f"{folder} is not a checkpoint: {Path(str(error.filename)).name} is missing.") from error
-    except (ValidationError, json.JSONDecodeError, RuntimeError) as error:
-        raise ShardError(f"the checkpoint {folder} is damaged: {str(error).splitlines()[0]}") from error
+        lacking = Path(str(error.filename or folder / WEIGHTS_NAME)).name
+        raise ShardError(
+            f"{folder} is not a checkpoint: {lacking} is missing. Give the run folder that train.py printed."
+        ) from error
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ShardError(
+            f"{folder / WEIGHTS_NAME} does not fit {MANIFEST_NAME}, or is damaged: {str(error).splitlines()[0]}. "
+            "Copy the checkpoint again, or take the other one."
+        ) from error
     return model, manifest
+
+
+def _read_manifest(path: Path) -> Manifest:
+    """Read manifest.json; ShardError where it is damaged or of another version."""
+    text = path.read_bytes()
+    try:
+        raw = json.loads(text)
+        if isinstance(raw, dict) and raw.get("schema_version") != SCHEMA_VERSION:
+            raise ShardError(
+                f"{path} has schema_version={raw.get('schema_version')!r}, this program reads {SCHEMA_VERSION}. "
+                "Take the program that wrote it."
+            )
+        return Manifest.model_validate_json(text)
+    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())
+        raise ShardError(f"{path} is damaged: {said:.300}. Copy the checkpoint again.") from error
 
 
 def used_versions() -> dict[str, str]:
@@ -118,7 +142,10 @@ def used_versions() -> dict[str, str]:
 
 def current_commit() -> str | None:
     """Git commit of the checkout that the program runs from, or None."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]  # noqa: S607 - git of the user's choice
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # installed, perhaps below somebody's repository
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):

@@ -2,23 +2,18 @@
 
 Average precision of a class is the area under its precision–recall curve as a step function,
 AP = Σ (R_n − R_{n−1}) P_n (torchmetrics, as in scikit-learn). mAP is its mean over the classes that occur; constant
-predictions reach the mean positive rate of these classes, `mAP_chance`.
+predictions reach the mean positive rate of these classes, `mAP_chance`. F1 is 2 TP / (2 TP + FP + FN); its macro
+average is over the classes that occur or are predicted (scikit-learn's with zero_division=nan).
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_f1_score,
-    multilabel_average_precision,
-    multilabel_f1_score,
-)
+from torchmetrics.functional.classification import binary_average_precision
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -26,7 +21,7 @@ if TYPE_CHECKING:
     from wildstream.shards.formats import Task
 
 THRESHOLD = 0.5
-"""Probability from which a class counts as predicted, for multi-label F1."""
+"""Probability above which a class counts as predicted, for multi-label F1."""
 
 
 def compute_metrics(
@@ -48,36 +43,31 @@ def compute_metrics(
         "mAP": float(np.mean(precisions[occurs])) if occurs.any() else math.nan,
         "mAP_chance": float(np.mean(targets.mean(axis=0)[occurs])) if occurs.any() else math.nan,
     }
-    if not len(targets):
-        return figures | {"f1_macro": math.nan, "f1_micro": math.nan}
-    scores = torch.from_numpy(probabilities)
-    truth = torch.from_numpy(targets.astype(np.int64))
-    classes = targets.shape[1]
     if task == "multi_label":
-        for average in ("macro", "micro"):
-            f1 = multilabel_f1_score(scores, truth, num_labels=classes, threshold=THRESHOLD, average=average)
-            figures[f"f1_{average}"] = float(f1)
-        return figures
-    numbers = truth.argmax(dim=1)
-    for average in ("macro", "micro"):
-        figures[f"f1_{average}"] = float(multiclass_f1_score(scores, numbers, num_classes=classes, average=average))
-    figures["top1"] = float(multiclass_accuracy(scores, numbers, num_classes=classes, average="micro"))
-    return figures
+        return figures | _f1_scores(probabilities > THRESHOLD, targets)
+    chosen = np.eye(targets.shape[1], dtype=np.bool_)[probabilities.argmax(axis=1)]
+    top1 = float((chosen & targets).any(axis=1).mean()) if len(targets) else math.nan
+    return figures | _f1_scores(chosen, targets) | {"top1": top1}
+
+
+def _f1_scores(predicted: npt.NDArray[np.bool_], targets: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """F1 over classes and over all decisions; NaN where there is nothing to find and nothing was found."""
+    hits, total = 2 * (predicted & targets).sum(axis=0), predicted.sum(axis=0) + targets.sum(axis=0)
+    counts = total > 0
+    if not counts.any():
+        return {"f1_macro": math.nan, "f1_micro": math.nan}
+    return {"f1_macro": float(np.mean(hits[counts] / total[counts])), "f1_micro": float(hits.sum() / total.sum())}
 
 
 def average_precisions(
     probabilities: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float64]:
     """Average precision of each class, (num_classes,); NaN for a class that does not occur."""
-    classes = targets.shape[1]
-    if not len(targets):
-        return np.full(classes, math.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a class does not occur: it becomes NaN below
-        values = multilabel_average_precision(
-            torch.from_numpy(probabilities),
-            torch.from_numpy(targets.astype(np.int64)),
-            num_labels=classes,
-            average=None,
+    precisions = np.full(targets.shape[1], math.nan)
+    for number in np.flatnonzero(targets.any(axis=0)):
+        scores, truth = (
+            torch.from_numpy(probabilities[:, number]),
+            torch.from_numpy(targets[:, number].astype(np.int64)),
         )
-    return np.where(targets.any(axis=0), values.numpy().astype(np.float64), math.nan)
+        precisions[number] = float(binary_average_precision(scores, truth))
+    return precisions

@@ -13,15 +13,16 @@ import netrc
 import os
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
 from torch.optim.lr_scheduler import OneCycleLR
 
 from wildstream.config import DataConfig, TrainConfig
-from wildstream.errors import ConfigError, LaunchError
+from wildstream.errors import ConfigError, EnvironmentProblem, LaunchError
 from wildstream.shards.index import open_index
 from wildstream.stream.dataset import WindowDataset
 from wildstream.stream.loader import Loader
@@ -43,39 +44,20 @@ def train(config: TrainConfig) -> Path:
         LaunchError: The launcher promised more processes than there are.
     """
     options = config.trainer
-    datasets = {split: _open_split(config.data, split) for split in (config.data.train_split, config.data.val_split)}
-    training, validation = (datasets[split] for split in (config.data.train_split, config.data.val_split))
-    if training.categories != validation.categories:
-        raise ConfigError(f"train has the categories {training.categories}, val has {validation.categories}.")
+    training, validation = _open_splits(config.data)
     tracker = choose_tracker(options.wandb)
     run = options.out or Path("runs") / default_run_name(config)
-    accelerator = Accelerator(
-        mixed_precision=options.precision, log_with=None if tracker == "disabled" else "wandb", project_dir=str(run)
-    )
-    check_launch(accelerator)
+    accelerator = make_accelerator(options.precision, log_with=None if tracker == "disabled" else "wandb")
     run = Path(broadcast_object_list([str(run)])[0])
-    if (run / CONFIG_NAME).exists():
-        raise ConfigError(f"trainer.out={str(run)!r} holds a run already. Choose another folder, or remove it.")
+    _refuse_used(run)
     set_seed(options.seed)
     model = build_model(config.model, num_classes=len(training.categories))
     size = config.data.size or model.spec.size
-    loaders = [
-        _make_loader(dataset, config, size=size, shuffle=dataset is training) for dataset in (training, validation)
-    ]
-    manifest = Manifest(
-        config=config,
-        categories=training.categories,
-        task=training.index.info.task,
-        style=training.style.as_dict(),
-        size=(size, size) if isinstance(size, int) else size,
-        fingerprint=training.index.fingerprint,
-        epoch=0,
-        metrics={},
-        commit=current_commit(),
-        versions=used_versions(),
-    )
+    train_loader = _make_loader(training, config, size=size, shuffle=True)
+    val_loader = _make_loader(validation, config, size=size, shuffle=False)
+    manifest = _describe(config, training, size=size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
-    schedule = OneCycleLR(optimizer, max_lr=options.lr, total_steps=options.epochs * len(loaders[0]))
+    schedule = OneCycleLR(optimizer, max_lr=options.lr, total_steps=options.epochs * len(train_loader))
     model, optimizer = accelerator.prepare(model, optimizer)
     if accelerator.is_main_process:
         _start_run(run, config)
@@ -87,8 +69,8 @@ def train(config: TrainConfig) -> Path:
         model=model,
         optimizer=optimizer,
         schedule=schedule,
-        train_loader=loaders[0],
-        val_loader=loaders[1],
+        train_loader=train_loader,
+        val_loader=val_loader,
         task=training.index.info.task,
         manifest=manifest,
         run=run,
@@ -100,13 +82,27 @@ def train(config: TrainConfig) -> Path:
     return run
 
 
+def make_accelerator(precision: str, *, log_with: str | None = None) -> Accelerator:
+    """Accelerate's view of devices and processes; ConfigError or LaunchError where it is not what was asked for."""
+    # An image network may have layers behind its last tokens, which learn nothing here.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    try:
+        accelerator = Accelerator(mixed_precision=precision, log_with=log_with, kwargs_handlers=[unused])
+    except ValueError as error:  # no such precision on this device, or another one in use in this process
+        raise ConfigError(f"Accelerate does not start with trainer.precision={precision}: {error}") from error
+    check_launch(accelerator)
+    if precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in float32, and not say so
+        raise ConfigError("trainer.precision=fp16 needs a GPU, here is none. Take trainer.precision=bf16 or no.")
+    return accelerator
+
+
 def check_launch(accelerator: Accelerator) -> None:
     """Refuse to run where a launcher started several processes that do not know of each other."""
     promised = int(os.environ.get("WORLD_SIZE", "1"))
     if promised != accelerator.num_processes:
         raise LaunchError(
             f"the launcher started {promised} processes (WORLD_SIZE), but Accelerate runs {accelerator.num_processes}: "
-            "each would train by itself. Without GPUs, launch with ACCELERATE_USE_CPU=true."
+            "each would work by itself. Without GPUs, launch with ACCELERATE_USE_CPU=true."
         )
 
 
@@ -126,14 +122,27 @@ def default_run_name(config: TrainConfig) -> str:
 
 
 def _is_logged_in() -> bool:
-    """Whether Weights & Biases finds a key; nothing is sent."""
+    """Whether Weights & Biases finds a key for the server in use; nothing is sent."""
     if os.environ.get("WANDB_API_KEY"):
         return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
     try:
-        hosts = netrc.netrc().hosts
-    except (OSError, netrc.NetrcParseError):
+        return host in netrc.netrc(os.environ.get("NETRC")).hosts
+    except (OSError, netrc.NetrcParseError):  # no such file, or not one that wandb could read
         return False
-    return any("wandb" in host for host in hosts)
+
+
+def _open_splits(data: DataConfig) -> tuple[WindowDataset, WindowDataset]:
+    """The windows to train and to validate on; they must have the same categories and task."""
+    training, validation = _open_split(data, data.train_split), _open_split(data, data.val_split)
+    for what in ("categories", "task"):
+        first, second = (getattr(dataset.index.info, what) for dataset in (training, validation))
+        if first != second:
+            raise ConfigError(
+                f"{data.path}: the {what} of {data.train_split} are {first}, those of {data.val_split} {second}. "
+                "Pack both splits from one source."
+            )
+    return training, validation
 
 
 def _open_split(data: DataConfig, split: str) -> WindowDataset:
@@ -163,6 +172,30 @@ def _make_loader(dataset: WindowDataset, config: TrainConfig, *, size: int | tup
     )
 
 
+def _describe(config: TrainConfig, training: WindowDataset, *, size: int | tuple[int, int]) -> Manifest:
+    """What is known of the checkpoints before the first epoch."""
+    return Manifest(
+        config=config,
+        categories=training.categories,
+        task=training.index.info.task,
+        style=training.style.as_dict(),
+        size=(size, size) if isinstance(size, int) else size,
+        fingerprint=training.index.fingerprint,
+        epoch=0,
+        metrics={},
+        commit=current_commit(),
+        versions=used_versions(),
+    )
+
+
+def _refuse_used(run: Path) -> None:
+    """Refuse a run folder that is a file, or holds a run."""
+    if (run / CONFIG_NAME).exists():
+        raise ConfigError(f"trainer.out={str(run)!r} holds a run already. Choose another folder, or remove it.")
+    if run.exists() and not run.is_dir():
+        raise ConfigError(f"trainer.out={str(run)!r} is not a folder. Choose another name.")
+
+
 def _start_run(run: Path, config: TrainConfig) -> None:
     """Make the run folder and note the options."""
     run.mkdir(parents=True, exist_ok=True)
@@ -174,7 +207,13 @@ def _start_tracker(accelerator: Accelerator, mode: str, run: Path, config: Train
     """Start Weights & Biases, if it is wanted."""
     if mode == "disabled":
         return
+    import wandb  # a second that only those pay who want it
+
     options = {"name": run.name, "dir": str(run), "mode": mode, "settings": {"silent": True, "console": "off"}}
-    accelerator.init_trackers(
-        config.trainer.project, config=config.model_dump(mode="json"), init_kwargs={"wandb": options}
-    )
+    options_of_run = config.model_dump(mode="json")
+    try:
+        accelerator.init_trackers(config.trainer.project, config=options_of_run, init_kwargs={"wandb": options})
+    except wandb.Error as error:
+        raise EnvironmentProblem(
+            f"trainer.wandb={mode}: Weights & Biases does not start: {error} Take trainer.wandb=offline or disabled."
+        ) from error

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
@@ -83,53 +84,50 @@ class Trainer:
         self.train_loader.set_epoch(epoch)
         name = f"epoch {epoch + 1}/{self.config.epochs}"
         bar = self._progress(self.train_loader, name, len(self.train_loader))
-        losses, windows, waiting = [], 0, _Stopwatch()
+        total, windows, waiting = 0.0, 0, _Stopwatch()
         started = time.perf_counter()
         for batch in waiting.watch(bar):
-            losses.append(self._step(batch))
-            windows += int(batch.mask.sum()) * self.accelerator.num_processes
-            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+            loss, clips = self._step(batch)
+            total, windows = total + loss * clips, windows + clips
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         seconds = time.perf_counter() - started
         return {
-            "loss": sum(losses) / len(losses),
-            "lr": self.schedule.get_last_lr()[0],
+            "loss": total / max(1, windows),
+            "lr": float(self.schedule.get_last_lr()[0]),
             "windows_per_second": windows / seconds,
             "waiting_for_data": waiting.seconds / seconds,
         }
 
-    def _step(self, batch: Batch) -> float:
-        """Learn from one batch; the mean loss of its clips over all ranks, padding left out."""
+    def _step(self, batch: Batch) -> tuple[float, int]:
+        """Learn from one batch; the mean loss of its clips over all ranks and their number, padding left out."""
         moved = batch.to(self.accelerator.device)
         with self.accelerator.autocast():
             scores = self.model(moved.frames)
-        total = (clip_losses(scores, moved.labels, task=self.task) * moved.mask).sum()
+        losses = clip_losses(scores, moved.labels, task=self.task)
         # The ranks' gradients are averaged, so each rank's sum is scaled to what makes that the mean over all clips.
-        clips = self.accelerator.reduce(moved.mask.sum(), reduction="sum").clamp(min=1)
-        loss = total * self.accelerator.num_processes / clips
+        clips = self.accelerator.reduce(moved.mask.sum(), reduction="sum")
+        loss = torch.where(moved.mask, losses, 0).sum() * self.accelerator.num_processes / clips.clamp(min=1)
         mean = float(self.accelerator.reduce(loss.detach(), reduction="mean"))
         if not math.isfinite(mean):
-            addresses = ", ".join(
-                f"({key}, {start})" for key, start in zip(batch.keys, batch.starts.tolist(), strict=True)
-            )
-            raise WildStreamError(f"the loss is {mean} at the windows {addresses}; lower trainer.lr or look at them.")
+            raise WildStreamError(_blame(mean, batch, losses))
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         if self.config.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self.schedule.step()
-        return mean
+        return mean, int(clips)
 
     def _record(self, epoch: int, train_figures: dict[str, float], figures: dict[str, float], seconds: float) -> None:
         """Write down one epoch: history, trackers, checkpoints."""
         if not self.accelerator.is_main_process:
             return
-        line = {"epoch": epoch + 1, "seconds": seconds, "train": train_figures, "val": figures}
-        with (self.run / HISTORY_NAME).open("a", encoding="utf-8") as history:
-            history.write(json.dumps(line) + "\n")
-        flat = {f"{part}/{name}": value for part in ("train", "val") for name, value in line[part].items()}  # type: ignore[attr-defined]
-        self.accelerator.log(flat, step=epoch + 1)
         defined = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+        line = {"epoch": epoch + 1, "seconds": seconds, "train": train_figures, "val": defined}
+        with (self.run / HISTORY_NAME).open("a", encoding="utf-8") as history:
+            history.write(json.dumps(line, allow_nan=False) + "\n")
+        train_flat = {f"train/{name}": value for name, value in train_figures.items()}
+        self.accelerator.log(train_flat | {f"val/{name}": value for name, value in figures.items()}, step=epoch + 1)
         manifest = self.manifest.model_copy(update={"epoch": epoch + 1, "metrics": defined})
         bare = self.accelerator.unwrap_model(self.model)
         save_checkpoint(self.run / "last", bare, manifest)
@@ -162,6 +160,14 @@ class _Stopwatch:
             if item is None:
                 return
             yield item
+
+
+def _blame(mean: float, batch: Batch, losses: Tensor) -> str:
+    """The message about a loss that is not finite: which windows of this process caused it."""
+    guilty = (~losses.detach().isfinite().cpu() & batch.mask.cpu()).nonzero().flatten().tolist()
+    windows = ", ".join(f"({batch.keys[clip]}, {int(batch.starts[clip])})" for clip in guilty)
+    where = f"at the windows {windows}" if guilty else "at windows of another process"
+    return f"the loss is {mean} {where}. Lower trainer.lr, or look at these windows."
 
 
 def _summary(epoch: int, train: dict[str, float], val: dict[str, float], seconds: float, is_best: bool) -> str:

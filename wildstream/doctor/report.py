@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wildstream import accounts
+from wildstream.doctor import accounts
 from wildstream.errors import FFmpegError
 from wildstream.ffmpeg import ensure_ffmpeg
 
@@ -165,7 +165,7 @@ def _ffmpeg() -> Iterator[Finding]:
 
 def _codecs() -> Iterator[Finding]:
     try:
-        from wildstream import codecs  # imports torch and torchcodec, which may be what is ill
+        from wildstream.doctor import codecs  # imports torch and torchcodec, which may be what is ill
 
         videos = {codec: video for codec in codecs.ENCODERS if (video := codecs.trial_video(codec))}
         decoded = [codec for codec, (_, video) in videos.items() if codecs.decodes(video)]
@@ -212,7 +212,7 @@ def _nvdec() -> Iterator[Finding]:
     try:
         import torch
 
-        from wildstream import codecs
+        from wildstream.doctor import codecs
 
         trial = codecs.trial_video("h264") if torch.cuda.is_available() else None
     except (FFmpegError, ImportError, OSError, RuntimeError):

@@ -1,0 +1,116 @@
+"""Tiny labelled videos and what is packed of them: made once per session, in a second, for whoever trains in a test.
+
+frames layout: every video is dark; while it is bright, "bright" happens, while it is red, "red" does.
+videos layout: a folder of dark and one of bright videos.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from wildstream.config import TrainConfig, compose_config
+from wildstream.ffmpeg import ensure_ffmpeg
+from wildstream.shards.pack import pack
+
+ROOT = Path(__file__).parents[1]
+FRAMES = 20
+CATEGORIES = ["bright", "red", "never"]
+
+
+def write_video(path: Path, labels_TK: np.ndarray, seed: int) -> None:
+    ensure_ffmpeg()
+    from torchcodec.encoders import VideoEncoder
+
+    noise = torch.from_numpy(np.random.default_rng(seed).integers(0, 40, (len(labels_TK), 3, 48, 48), np.uint8))
+    noise[torch.from_numpy(labels_TK[:, 0])] += 150
+    noise[torch.from_numpy(labels_TK[:, 1]), 0] += 60
+    path.parent.mkdir(parents=True, exist_ok=True)
+    VideoEncoder(noise, frame_rate=25).to_file(path, pixel_format="yuv420p")
+
+
+def make_frames_source(root: Path, videos: dict[str, int]) -> Path:
+    root.mkdir(parents=True)
+    (root / "categories.json").write_text(json.dumps(CATEGORIES))
+    for split, count in videos.items():
+        for number in range(count):
+            rng = np.random.default_rng([number, *split.encode()])
+            labels = np.zeros((FRAMES, 3), np.bool_)
+            labels[:, :2] = np.repeat(rng.random((4, 2)) < 0.5, FRAMES // 4, axis=0)
+            labels[: FRAMES // 4, :2] = True
+            path = root / split / f"v{number}" / f"v{number}.mp4"
+            write_video(path, labels, number)
+            np.savetxt(path.with_suffix(".tsv"), labels, fmt="%d", delimiter="\t")
+    return root
+
+
+def frames_source(factory: pytest.TempPathFactory) -> Path:
+    """The source of `frames_shards`."""
+    root = factory.getbasetemp() / "tiny-source"
+    return root if root.exists() else make_frames_source(root, {"train": 3, "val": 2, "test": 2})
+
+
+def frames_shards(factory: pytest.TempPathFactory) -> Path:
+    """Shards of three splits in the frames layout; made once per session."""
+    out = factory.getbasetemp() / "tiny-shards"
+    if not out.exists():
+        pack(frames_source(factory), out, format="frames", progress=False)
+    return out
+
+
+def clips_shards(factory: pytest.TempPathFactory) -> Path:
+    """Shards of three splits in the videos layout; made once per session."""
+    root, out = (factory.getbasetemp() / f"tiny-clips-{name}" for name in ("source", "shards"))
+    if not out.exists():
+        for split in ("train", "val", "test"):
+            for number in range(4):
+                bright = number % 2
+                path = root / split / ("dark", "bright")[bright] / f"c{number}.mp4"
+                write_video(path, np.tile(np.array([bright, 0], np.bool_), (6, 1)), number)
+                path.with_suffix(".txt").write_text(f"{bright}\n")
+        pack(root, out, format="videos", progress=False)
+    return out
+
+
+STYLE = "data.style={window_size: 4, samples_per_window: 4, step_size: 2, tolerance_region: 0}"
+
+
+def tiny_config(shards: Path, out: Path, *overrides: str) -> TrainConfig:
+    """A training of a second: clips of 4×3×32×32, a small transformer on frames, one epoch."""
+    return compose_config(tiny_overrides(shards, out, *overrides))
+
+
+def tiny_overrides(shards: Path, out: Path, *overrides: str) -> list[str]:
+    return [
+        f"data.path={shards}",
+        f"trainer.out={out}",
+        STYLE,
+        "data.size=32",
+        "model.backbone=test_byobnet",
+        "model.classifier=linear",
+        "trainer.epochs=1",
+        "trainer.batch_size=8",
+        "trainer.lr=1e-3",
+        "trainer.wandb=disabled",
+        "trainer.progress=false",
+        *overrides,
+    ]
+
+
+def run_python(*arguments: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own; stdout and stderr as text."""
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, env=settings, capture_output=True, text=True, timeout=110
+    )
+
+
+def torchrun(port: int, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run train.py in two processes."""
+    launch = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", ROOT / "train.py")
+    return run_python(*launch, *arguments, **environment)

@@ -363,7 +363,9 @@ def test_bytes_that_are_not_those_of_the_index_cost_their_windows_and_are_never_
     data[offset + size // 3 : offset + size] = bytes(size - size // 3)
     shard.write_bytes(data)
     dataset = ws.DatasetBuilder(path=tmp_path, style=CLIP).build()
-    with pytest.raises(ws.SampleError, match=rf"windows did not decode, more than max_skipped=0.01:\n.*{index.keys[0]}"):
+    with pytest.raises(
+        ws.SampleError, match=rf"windows did not decode, more than max_skipped=0.01:\n.*{index.keys[0]}"
+    ):
         list(dataset.loader(batch_size=4))
     loader = dataset.loader(batch_size=4, max_skipped=0.9, shuffle=True)
     found = collect(loader)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +28,9 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from wildstream.config import TrainerConfig
-from wildstream.errors import ConfigError, LaunchError, ShardError, WildStreamError
+from wildstream.errors import ConfigError, LaunchError, SampleError, ShardError, WildStreamError
 from wildstream.samples import Batch
+from wildstream.shards.index import open_index
 from wildstream.shards.pack import pack
 from wildstream.stream.dataset import DatasetBuilder
 from wildstream.stream.windows import SlidingStyle
@@ -37,6 +39,8 @@ from wildstream.training.losses import clip_losses
 from wildstream.training.predict import predict
 from wildstream.training.run import check_launch, choose_tracker, make_accelerator, train
 from wildstream.training.trainer import Trainer
+
+TINY_STYLE = SlidingStyle(window_size=4, samples_per_window=4, step_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -396,3 +400,51 @@ def test_a_damaged_checkpoint_is_told_apart(run, tmp_path, file, damage, message
 def test_the_commit_is_that_of_the_checkout_only():
     commit = current_commit()
     assert commit is None or (len(commit) == 40 and set(commit) <= set("0123456789abcdef"))
+
+
+# --- samplers and the ledger ------------------------------------------------------------------------------------------
+
+
+def test_the_history_holds_a_ledger_that_adds_up(run):
+    for line in history(run):
+        figures = line["train"]
+        assert figures["planned"] == figures["delivered"] + figures["skipped"] + figures["padded"]
+        assert figures["delivered"] == 3 * 10  # ten windows of each of three videos of 20 frames
+        assert figures["skipped"] == 0
+
+
+def test_a_balanced_epoch_has_as_many_windows_of_each_class(shards, tmp_path):
+    overrides = ("data.sampler=balanced", "data.per_class=3")
+    figures = history(train(tiny_config(shards, tmp_path / "run", *overrides)))[0]["train"]
+    labels = DatasetBuilder(path=shards / "train", style=TINY_STYLE).build().labels()
+    classes = int(labels.any(axis=0).sum()) + bool((~labels.any(axis=1)).any())
+    assert figures["delivered"] == 3 * classes
+
+
+def test_a_video_that_breaks_after_packing_costs_its_windows_and_is_named(shards, tmp_path, capsys):
+    shutil.copytree(shards, tmp_path / "shards")
+    index = open_index(tmp_path / "shards" / "train")
+    shard, offset, size = index.place(1)
+    data = bytearray(shard.read_bytes())
+    data[offset : offset + size] = bytes(size)
+    shard.write_bytes(data)
+    with pytest.raises(SampleError, match=f"more than max_skipped=0.01:\n.*{index.keys[1]}: not a video"):
+        train(tiny_config(tmp_path / "shards", tmp_path / "strict"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    figures = history(train(tiny_config(tmp_path / "shards", tmp_path / "lenient", "data.max_skipped=0.5")))[0]["train"]
+    assert (figures["delivered"], figures["skipped"]) == (20, 10)
+    assert f"10 windows  {index.keys[1]}: not a video" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.per_class=3"], "data.per_class=3 goes with data.sampler=balanced, not shuffle"),
+        (["data.sampler=balanced", "data.num_windows=3"], "data.num_windows=3 goes with data.sampler=random"),
+        (["data.sampler=equal"], "data.sampler='equal'"),
+        (["data.max_skipped=2"], "data.max_skipped=2"),
+    ],
+)
+def test_sampler_options_that_do_not_go_together_are_refused(overrides, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        tiny_config(tmp_path, tmp_path / "run", *overrides)

@@ -1,4 +1,4 @@
-"""The command line: `wildstream pack | evaluate | doctor | demo`. Training is train.py's, for `accelerate launch`."""
+"""The command line: `wildstream pack | inspect | evaluate | doctor | demo`. Training is for train.py."""
 
 from __future__ import annotations
 
@@ -133,6 +133,12 @@ def _parser() -> argparse.ArgumentParser:
             _add_evaluate_options,
         ),
         (
+            "inspect",
+            "what packed shards hold, and how well they are shuffled",
+            "Describe packed shards from their index alone; no video is opened.",
+            _add_inspect_options,
+        ),
+        (
             "doctor",
             "what this machine has and lacks",
             "Say what this machine has and lacks, and the remedies. 1 where training is not possible.",
@@ -177,6 +183,24 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_run_evaluate)
 
 
+def _add_inspect_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `wildstream inspect`."""
+    parser.add_argument("inspected", type=Path, metavar="SHARDS", help="folder of one packed split, as shards/train")
+    parser.add_argument(
+        "--style", default="sliding_window", metavar="NAME", help="sliding style (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--shuffle", action="store_true", help="compare the planned order with other shuffles of the same memory"
+    )
+    parser.add_argument(
+        "--batch-size", type=parse_count, default=32, metavar="N", help="clips per batch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--size", type=parse_count, metavar="PIXELS", help="frames are resized to a square (default: left as they are)"
+    )
+    parser.set_defaults(run=_run_inspect)
+
+
 def _add_doctor_options(parser: argparse.ArgumentParser) -> None:
     """The options of `wildstream doctor`: none."""
     parser.set_defaults(run=_run_doctor)
@@ -203,6 +227,19 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     )
     print(render(evaluation))
     print(f"\nreport: {evaluation.report}")
+    return 0
+
+
+def _run_inspect(options: argparse.Namespace) -> int:
+    """Print what the index says, and how well an epoch would be shuffled."""
+    from wildstream.inspection import describe_dataset, describe_shuffles
+    from wildstream.stream.dataset import DatasetBuilder
+
+    dataset = DatasetBuilder(path=options.inspected, style=options.style).build()
+    print(describe_dataset(dataset))
+    if options.shuffle:
+        loader = dataset.loader(batch_size=options.batch_size, size=options.size, shuffle=True, rank=0, world_size=1)
+        print(f"\n{loader}\n\n{describe_shuffles(loader)}")
     return 0
 
 

@@ -26,6 +26,7 @@ from wildstream.errors import ConfigError
 from wildstream.locations import CONFIGS
 from wildstream.models.heads import AGGREGATORS, CLASSIFIERS, POOLINGS, choose
 from wildstream.stream.plan import LANES, POOL_SEGMENTS, SEGMENT_FRAMES
+from wildstream.stream.samplers import Balanced, Random, Sampler
 from wildstream.stream.transforms import parse_size
 from wildstream.stream.windows import SlidingStyle, get_style
 
@@ -96,12 +97,40 @@ class DataConfig(Strict):
     """Split to validate on after each epoch."""
     num_workers: Positive | None = None
     """Threads per process that decode; null: one per core."""
+    sampler: Literal["shuffle", "balanced", "random"] = "shuffle"
+    """Which windows a training epoch has: shuffle: each once; balanced: as many of every class and of none; random."""
+    per_class: Positive | None = None
+    """Windows of each class, for sampler=balanced; null: as many as make the epoch as long as with shuffle."""
+    num_windows: Positive | None = None
+    """Windows of an epoch, for sampler=random; null: as many as there are."""
+    replacement: bool = False
+    """Whether a window can come twice in an epoch, for sampler=random."""
+    max_skipped: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Share of an epoch's windows that may fail to decode; they are masked, counted and named."""
     lanes: Positive = LANES
     """Pieces that a shuffled epoch is cut into; the number of processes must divide it."""
     pool_segments: Positive = POOL_SEGMENTS
     """Open segments per lane: the reach of the shuffle, and its memory."""
     segment_frames: Positive = SEGMENT_FRAMES
     """Kept frames that one segment spans, at most."""
+
+    @model_validator(mode="after")
+    def _check_sampler(self) -> DataConfig:
+        for option, sampler in (("per_class", "balanced"), ("num_windows", "random"), ("replacement", "random")):
+            if getattr(self, option) and self.sampler != sampler:
+                raise ValueError(
+                    f"data.{option}={getattr(self, option)} goes with data.sampler={sampler}, not {self.sampler}. "
+                    "Leave one of them out."
+                )
+        return self
+
+    def make_sampler(self) -> Sampler | None:
+        """The sampler of training epochs; None where each window comes once."""
+        if self.sampler == "balanced":
+            return Balanced(per_class=self.per_class)
+        if self.sampler == "random":
+            return Random(num_windows=self.num_windows, replacement=self.replacement)
+        return None
 
     @property
     def sliding_style(self) -> SlidingStyle:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from wildstream.errors import ConfigError, ShardError
 from wildstream.shards.index import open_index
 from wildstream.stream.dataset import WindowDataset
+from wildstream.tables import table
 from wildstream.training.checkpoints import Manifest, load_checkpoint
 from wildstream.training.metrics import average_precisions, compute_metrics
 from wildstream.training.predict import Predictions, predict
@@ -132,7 +132,7 @@ def render(evaluation: Evaluation) -> str:
     rows.append(("mean", "", _shown(evaluation.metrics["mAP_chance"]), _shown(evaluation.metrics["mAP"])))
     others = [(name, value) for name, value in evaluation.metrics.items() if name not in ("mAP", "mAP_chance")]
     footer = "   ".join(f"{name} {_shown(value)}" for name, value in others)
-    return f"{_table(rows)}\n\n{footer}"
+    return f"{table(rows)}\n\n{footer}"
 
 
 def _open_data(path: Path, manifest: Manifest, *, is_trained_on: bool) -> WindowDataset:
@@ -151,20 +151,6 @@ def _open_data(path: Path, manifest: Manifest, *, is_trained_on: bool) -> Window
     if not len(dataset):
         raise ConfigError(f"{path} has no window of the model's style {manifest.style}. Take longer videos.")
     return dataset
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows in columns, the first to the left, the others to the right; rules under the head and above the last."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if n == 0 else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    rule = "─" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
 def _defined(value: float) -> float | None:

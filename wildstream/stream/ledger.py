@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wildstream.errors import LedgerError, SampleError
 
@@ -57,7 +57,7 @@ class Ledger:
         """Skipped windows by reason, a line each."""
         return "\n".join(f"  {count} windows  {reason}" for reason, count in self.skipped.most_common())
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, int]:
         """The figures, for logs."""
         return {
             "planned": self.planned,

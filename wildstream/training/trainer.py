@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -25,6 +26,7 @@ from wildstream.config import TrainerConfig
 from wildstream.errors import WildStreamError
 from wildstream.samples import Batch
 from wildstream.shards.formats import Task
+from wildstream.stream.ledger import add_up
 from wildstream.stream.loader import Loader
 from wildstream.training.checkpoints import Manifest, save_checkpoint
 from wildstream.training.losses import clip_losses
@@ -66,12 +68,24 @@ class Trainer:
         for epoch in range(self.config.epochs):
             started = time.perf_counter()
             train_figures = self._train_epoch(epoch)
+            ledger = self._add_up(self.train_loader)
             predictions = self.validate()
+            self._add_up(self.val_loader)
             figures = {"loss": predictions.loss} | compute_metrics(
                 predictions.probabilities, predictions.targets, task=self.task
             )
             seconds = time.perf_counter() - started
-            self._record(epoch, train_figures, figures, seconds)
+            self._record(
+                epoch, train_figures | {name: float(count) for name, count in ledger.items()}, figures, seconds
+            )
+
+    def _add_up(self, loader: Loader) -> dict[str, int]:
+        """The ledger of all ranks; an error where it does not add up, and a message where windows were skipped."""
+        ledger = add_up(gather_object([loader.ledger]))
+        ledger.check()
+        if ledger.num_skipped and self.accelerator.is_main_process:
+            tqdm.write(f"{loader.index.folder}: {ledger}\n{ledger.reasons()}")
+        return ledger.as_dict()
 
     def validate(self) -> Predictions:
         """Predict the validation set."""

@@ -1,14 +1,14 @@
 """Bytes → frames: each frame that the windows of a segment need is decoded once, in one forward pass.
 
 Segments are decoded in threads (the decoder lets go of the interpreter's lock), a few ahead of the one that is wanted,
-and come out in order. Frames become what they will be (tiles, resized) a few at a time, while they are in the
-processor's cache; full-size frames are never held.
+and come out in order. Frames become what they will be (tiles, resized) one at a time, while they are in the processor's
+cache; full-size frames are never held.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,16 +20,13 @@ from wildstream.errors import ConfigError, VideoError
 from wildstream.samples import DecodedSegment, EncodedSegment
 from wildstream.video import decode
 
-CHUNK_BYTES = 4 << 20
-"""Full-size frames that are converted at a time; larger chunks fall out of the cache and are half as fast."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Decode:
     """Decode segments in threads, in order."""
 
     per_frame: tuple[Callable[[Tensor], Tensor], ...] = ()
-    """Applied in turn to chunks of frames, (N, C, H, W) uint8 at first: tiling, resizing."""
+    """Applied in turn to each frame, (1, C, H, W) uint8 at first: tiling, resizing."""
     threads: int = 1
     """Segments that are decoded at the same time, each by one FFmpeg thread."""
     device: str = "cpu"
@@ -72,7 +69,7 @@ class Decode:
             device=torch.device(self.device),
         )
         try:
-            frames = torch.cat([self._convert(chunk) for chunk in _chunks(stream)])
+            frames = self._convert(stream, len(wanted))
         except VideoError as error:
             return self._give_up(segment, VideoError(f"{segment.windows.key}: {error}"))
         return DecodedSegment(
@@ -88,26 +85,25 @@ class Decode:
         black = torch.zeros((3, *segment.frame_size), dtype=torch.uint8, device=self.device)
         return DecodedSegment(
             windows=segment.windows,
-            frames=self._convert([black]),
+            frames=self._convert([black], 1),
             places=torch.zeros(segment.windows.frames.shape, dtype=torch.int64),
             problem=str(error),
         )
 
-    def _convert(self, chunk: Sequence[Tensor]) -> Tensor:
-        """Stack a few frames and apply what is done to each of them."""
-        frames = torch.stack(list(chunk))
-        for function in self.per_frame:
-            frames = function(frames)
-        return frames.contiguous()
+    def _convert(self, frames: Iterable[Tensor], count: int) -> Tensor:
+        """Apply what is done to each frame, one by one, and gather the results: (count, [P,] C, H, W) uint8.
 
-
-def _chunks(frames: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Group frames into chunks of about CHUNK_BYTES."""
-    chunk: list[Tensor] = []
-    for frame in frames:
-        chunk.append(frame)
-        if len(chunk) * frame.numel() >= CHUNK_BYTES:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+        A frame arrives with its colours side by side in memory, which resizing is fastest on; stacking full-size frames
+        first would undo that, and take them out of the processor's cache.
+        """
+        gathered: Tensor | None = None
+        for place, frame in enumerate(frames):
+            result = frame.unsqueeze(0)
+            for function in self.per_frame:
+                result = function(result)
+            if gathered is None:
+                gathered = torch.empty((count, *result.shape[1:]), dtype=result.dtype, device=result.device)
+            gathered[place] = result[0]
+        if gathered is None:
+            raise ConfigError("a segment needs at least one window")
+        return gathered

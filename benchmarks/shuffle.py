@@ -62,7 +62,7 @@ def _row(videos: Videos, style: SlidingStyle, lanes: int, pool: int, segment_fra
     plan = make_plan(videos.num_frames, style, order)
     share = Share(batch_size=BATCH)
     frame_bytes = np.full(len(videos), FRAME_BYTES)
-    footprint = measure(plan.segments(share), videos, style, frame_bytes=frame_bytes, ahead=4)  # type: ignore[arg-type]
+    footprint = measure(plan.segments(share), videos, style, frame_bytes=frame_bytes, batch_size=BATCH, ahead=4)  # type: ignore[arg-type]
     clips = footprint.pool_bytes // (FRAME_BYTES * style.samples_per_window)
     buffer = buffered_order(np.arange(len(plan)), plan.first_window, clips, seed=0)
     return {

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,7 +141,7 @@ def test_states_that_do_not_fit_are_refused(dataset):
     next(iter(loader))
     with pytest.raises(ws.ConfigError, match="position=1 of the epoch is not a multiple of world_size=2"):
         dataset.loader(batch_size=1, shuffle=True, rank=0, world_size=2).load_state_dict(loader.state_dict())
-    with pytest.raises(ws.ConfigError, match="lacks epoch, fingerprint, position, seed, world_size"):
+    with pytest.raises(ws.ConfigError, match="lacks epoch, fingerprint, order, position, seed, world_size"):
         loader.load_state_dict({})
     ordered = dataset.loader(batch_size=2, only_labels=True)
     next(iter(ordered))
@@ -274,10 +275,10 @@ def test_a_ledger_that_does_not_add_up_is_an_error():
     ledger = Ledger(planned=100, delivered=97, skipped=Counter({"fish_3: frame 7 does not decode": 3}))
     ledger.check()
     for limit in (3, 0.03, 0.5):
-        ledger.check_limit(limit)
+        ledger.check_limit(limit, epoch=100)
     for limit in (0, 2, 0.02):
         with pytest.raises(ws.SampleError, match=r"3 of 100 windows did not decode.*\n.*3 windows  fish_3: frame 7"):
-            ledger.check_limit(limit)
+            ledger.check_limit(limit, epoch=100)
 
 
 # Memory
@@ -486,3 +487,108 @@ def test_epochs_differ_and_each_has_every_window_once(dataset, data):
         assert len(set(rows)) == len(rows) == len(dataset)
         orders.append(rows)
     assert orders[0] != orders[1] != orders[2]
+
+
+# Found by review
+
+
+def test_a_split_that_is_packed_again_in_the_same_process_gives_its_new_pixels(tmp_path):
+    pixels = []
+    for seed in (0, 1):
+        make_fishtank(tmp_path / f"videos{seed}", videos={"train": 1}, frames=30, size=(32, 48), seed=seed)
+        ws.pack(tmp_path / f"videos{seed}", tmp_path / "shards", format="frames", progress=False)
+        dataset = ws.DatasetBuilder(path=tmp_path / "shards" / "train", style=STYLE).build()
+        pixels.append(torch.cat([batch.frames for batch in dataset.loader(batch_size=4)]))
+    assert not torch.equal(*pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_weights_of_any_precision_reach_the_last_window(dtype):
+    weights = np.ones(5000, dtype)
+    drawn = Weighted(weights=weights).draw(5000, lambda: None, np.random.default_rng(0))
+    assert drawn.max() > 4900
+
+
+def test_a_closed_segment_is_not_kept_by_the_batch_that_was_given(shards):
+    import gc
+    import weakref
+
+    import wildstream.stream.pipeline as pipeline
+
+    alive = []
+
+    class Watching(DrawPlanned):
+        def __call__(self, segments):
+            def watch():
+                for segment in segments:
+                    alive.append(weakref.ref(segment.frames))
+                    yield segment
+
+            return super().__call__(watch())
+
+    dataset = ws.DatasetBuilder(path=shards, style=STYLE).build()
+    original, pipeline.DrawPlanned = pipeline.DrawPlanned, Watching
+    try:
+        loader = dataset.loader(batch_size=30, segment_frames=8, num_workers=1, size=16)
+        for batch in loader:
+            last = batch
+            gc.collect()
+            held = sum(frames() is not None for frames in alive)
+            assert held <= 3, "the segments of a finished batch are still in memory"
+    finally:
+        pipeline.DrawPlanned = original
+    assert len(last) == 30
+
+
+def test_an_iteration_that_is_left_early_does_not_shorten_the_next(dataset):
+    loader = dataset.loader(batch_size=4, shuffle=True, only_labels=True)
+    next(iter(loader))
+    assert sum(int(batch.mask.sum()) for batch in loader) == len(dataset)
+    pairs = list(zip(loader, loader, strict=True))
+    assert all(addresses(one) == addresses(other) for one, other in pairs)
+    assert len(pairs) == len(loader)
+
+
+def test_a_state_of_an_order_that_is_planned_otherwise_here_is_refused(dataset):
+    first = dataset.loader(batch_size=4, shuffle=True, only_labels=True)
+    next(iter(first))
+    second = dataset.loader(batch_size=4, shuffle=True, only_labels=True)
+    second.load_state_dict(first.state_dict() | {"order": 1})
+    with pytest.raises(ws.ConfigError, match="epoch 0 is in another order than when it was left"):
+        next(iter(second))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_dropping_the_tail_never_pads(dataset, shuffle):
+    for world_size in (1, 4, 6):
+        loaders = [
+            dataset.loader(
+                batch_size=5, tail="drop", shuffle=shuffle, rank=rank, world_size=world_size, only_labels=True
+            )
+            for rank in range(world_size)
+        ]
+        batches = [list(loader) for loader in loaders]
+        assert len({len(part) for part in batches}) == 1
+        assert all(batch.mask.all() for part in batches for batch in part)
+
+
+def needs_grad(frames):
+    return frames.float().requires_grad_()
+
+
+def test_what_processes_send_is_the_parents_own(shards):
+    dataset = ws.DatasetBuilder(path=shards, style=STYLE, transform=needs_grad).build()
+    loader = dataset.loader(batch_size=1, num_workers=1, workers="processes", size=8)
+    kept = list(loader)
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    assert len(kept) == len(dataset)
+    assert descriptors < 100, "each batch keeps a shared-memory descriptor open"
+    assert not any(batch.frames.requires_grad or batch.frames.is_shared() for batch in kept)
+
+
+def test_the_footprint_of_processes_is_that_of_all_of_them(dataset):
+    options = {"batch_size": 4, "shuffle": True, "lanes": 4, "segment_frames": 8, "size": 32}
+    threads = dataset.loader(num_workers=1, **options).footprint()
+    processes = dataset.loader(num_workers=4, workers="processes", **options).footprint()
+    assert processes.pool_bytes > threads.pool_bytes
+    assert processes.needed_frames >= threads.needed_frames

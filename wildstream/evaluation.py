@@ -21,10 +21,11 @@ from tqdm import tqdm
 from wildstream.errors import ConfigError, ShardError
 from wildstream.shards.index import open_index
 from wildstream.stream.dataset import WindowDataset
+from wildstream.stream.ledger import Ledger
 from wildstream.tables import table
 from wildstream.training.checkpoints import Manifest, load_checkpoint
 from wildstream.training.metrics import average_precisions, compute_metrics
-from wildstream.training.predict import Predictions, predict
+from wildstream.training.predict import Predictions, predict, total_ledger
 from wildstream.training.run import make_accelerator
 
 EVALUATION_SCHEMA_VERSION = 1
@@ -42,6 +43,8 @@ class Evaluation:
     """Over the whole split; None where a figure is not defined."""
     classes: dict[str, dict[str, float | None]]
     """For each class: windows, chance and average_precision."""
+    ledger: Ledger
+    """What became of the windows: those that did not decode are not in the figures, and are named here."""
 
 
 def evaluate(
@@ -84,15 +87,22 @@ def evaluate(
         batch_size=batch_size or manifest.config.trainer.batch_size,
         size=manifest.size,
         num_workers=manifest.config.data.num_workers,
+        max_skipped=manifest.config.data.max_skipped,
     )
     bar = tqdm(loader, desc=f"evaluate {split}", unit="batch", disable=not progress, leave=False)
     predictions = predict(accelerator.prepare(model), bar, task=manifest.task, accelerator=accelerator)
     report = folder / "evaluation" / f"{split}.json"
-    content = describe(predictions, manifest) | {"checkpoint": checkpoint, "data": str(path), "split": split}
+    ledger = total_ledger(loader)
+    content = describe(predictions, manifest) | {
+        "checkpoint": checkpoint,
+        "data": str(path),
+        "split": split,
+        "ledger": ledger.as_dict() | {"reasons": dict(ledger.skipped)},
+    }
     if accelerator.is_main_process:
         report.parent.mkdir(exist_ok=True)
         report.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-    return Evaluation(split=split, report=report, metrics=content["metrics"], classes=content["classes"])
+    return Evaluation(split=split, report=report, metrics=content["metrics"], classes=content["classes"], ledger=ledger)
 
 
 def describe(predictions: Predictions, manifest: Manifest) -> dict[str, Any]:
@@ -132,7 +142,8 @@ def render(evaluation: Evaluation) -> str:
     rows.append(("mean", "", _shown(evaluation.metrics["mAP_chance"]), _shown(evaluation.metrics["mAP"])))
     others = [(name, value) for name, value in evaluation.metrics.items() if name not in ("mAP", "mAP_chance")]
     footer = "   ".join(f"{name} {_shown(value)}" for name, value in others)
-    return f"{table(rows)}\n\n{footer}"
+    skipped = f"\n\n{evaluation.ledger}\n{evaluation.ledger.reasons()}" if evaluation.ledger.skipped else ""
+    return f"{table(rows)}\n\n{footer}{skipped}"
 
 
 def _open_data(path: Path, manifest: Manifest, *, is_trained_on: bool) -> WindowDataset:

@@ -8,7 +8,6 @@ frames of a segment.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -147,6 +146,11 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with frames, labels and mask on a device."""
-        move: Callable[[Tensor], Tensor] = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
+        # To the processor's memory a copy that does not block could be read before it has arrived.
+        early = torch.device(device).type != "cpu"
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=early)
+
         frames = None if self.frames is None else move(self.frames)
         return replace(self, frames=frames, labels=move(self.labels), mask=move(self.mask))

@@ -28,17 +28,26 @@ class Batches:
 
     def __call__(self, clips: Iterable[Clip]) -> Iterator[Batch]:
         """Yield batches of `size` clips."""
+        for group in self._group(clips):
+            batch = self._make(group)
+            group.clear()  # whoever is given the batch must not keep the clips' segments in memory
+            yield batch
+
+    def _group(self, clips: Iterable[Clip]) -> Iterator[list[Clip]]:
+        """Lists of the clips of each batch, complete as soon as they can be."""
         group: list[Clip] = []
+        ahead: list[Clip] = []
         for clip in clips:
             if group and clip.position // self.size != group[0].position // self.size:
-                yield self._make(group)
-                group = []
-            group.append(clip)
-            if len(group) == self.size:
-                yield self._make(group)
-                group = []
+                ahead.append(clip)
+            else:
+                group.append(clip)
+            del clip
+            if ahead or len(group) == self.size:
+                yield group
+                group, ahead = ahead, []
         if group:
-            yield self._make(group)
+            yield group
 
     def _make(self, clips: list[Clip]) -> Batch:
         """One batch of the given clips."""
@@ -81,4 +90,4 @@ def _stack(results: list[Tensor]) -> Tensor:
         raise ConfigError(
             f"transform gives several shapes in one batch: {sorted(shapes)}. Let it resize or crop to one."
         )
-    return torch.stack(results)
+    return torch.stack(results).detach()  # what a transform did is not learned

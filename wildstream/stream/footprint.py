@@ -5,7 +5,7 @@ Both follow from the plan and the index; no video is opened.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,13 @@ class DecodingCost:
 
 
 def measure(
-    segments: Iterable[Segment], index: Index, style: SlidingStyle, *, frame_bytes: npt.NDArray[np.int64], ahead: int
+    segments: Iterable[Segment],
+    index: Index,
+    style: SlidingStyle,
+    *,
+    frame_bytes: npt.NDArray[np.int64],
+    batch_size: int,
+    ahead: int,
 ) -> Footprint:
     """What following segments takes.
 
@@ -58,6 +64,7 @@ def measure(
         index: The videos.
         style: How windows slide.
         frame_bytes: (num_videos,) bytes of one frame of each video as it is kept.
+        batch_size: Clips of a batch; a segment is held until the batch of its last clip is gathered.
         ahead: Segments that are decoded before they are wanted.
     """
     used, opens, closes, sizes = _Frames(index, style), [], [], []
@@ -66,7 +73,7 @@ def measure(
         frames = used.add(segment)
         converted += len(frames)
         opens.append(int(segment.positions.min()))
-        closes.append(int(segment.positions.max()))
+        closes.append(int(segment.positions.max()) // batch_size * batch_size + batch_size - 1)
         sizes.append(len(frames) * int(frame_bytes[segment.video]))
     count, size = _highest(opens, closes, [1] * len(opens)), _highest(opens, closes, sizes)
     return Footprint(
@@ -76,6 +83,18 @@ def measure(
         num_segments=len(opens),
         needed_frames=used.count(),
         converted_frames=converted,
+    )
+
+
+def add_up(footprints: Sequence[Footprint]) -> Footprint:
+    """What several streams take that run side by side, such as those of worker processes."""
+    return Footprint(
+        pool_bytes=sum(footprint.pool_bytes for footprint in footprints),
+        pool_segments=sum(footprint.pool_segments for footprint in footprints),
+        segment_bytes=max(footprint.segment_bytes for footprint in footprints),
+        num_segments=sum(footprint.num_segments for footprint in footprints),
+        needed_frames=sum(footprint.needed_frames for footprint in footprints),
+        converted_frames=sum(footprint.converted_frames for footprint in footprints),
     )
 
 

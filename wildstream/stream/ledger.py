@@ -44,12 +44,12 @@ class Ledger:
                 f"windows were lost or doubled: {self}. Please report this; the epoch is not to be trusted."
             )
 
-    def check_limit(self, max_skipped: float) -> None:
-        """Refuse more skipped windows than a count (int) or a share of the planned (float below 1) (SampleError)."""
-        limit = max_skipped if isinstance(max_skipped, int) else max_skipped * self.planned
+    def check_limit(self, max_skipped: float, *, epoch: int) -> None:
+        """Refuse more skipped windows than a count (int) or a share (float) of the `epoch` windows (SampleError)."""
+        limit = max_skipped if isinstance(max_skipped, int) else max_skipped * epoch
         if self.num_skipped > limit:
             raise SampleError(
-                f"{self.num_skipped} of {self.planned} windows did not decode, more than max_skipped={max_skipped}:\n"
+                f"{self.num_skipped} of {epoch} windows did not decode, more than max_skipped={max_skipped}:\n"
                 f"{self.reasons()}\nRepair the videos and pack them again, or raise max_skipped."
             )
 

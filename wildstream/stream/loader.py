@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from wildstream.errors import ConfigError, LedgerError
 from wildstream.samples import Batch
-from wildstream.stream.footprint import DecodingCost, Footprint, decoding_cost, measure
+from wildstream.stream.footprint import DecodingCost, Footprint, add_up, decoding_cost, measure
 from wildstream.stream.ledger import Ledger
 from wildstream.stream.pipeline import Recipe, per_frame
 from wildstream.stream.plan import (
@@ -42,6 +42,18 @@ if TYPE_CHECKING:
 
     from wildstream.shards.index import Index
     from wildstream.stream.windows import SlidingStyle
+
+
+@dataclass(kw_only=True, slots=True)
+class _Progress:
+    """How far an iteration is; each has its own, and the loader tells that of the last one that was begun."""
+
+    epoch: int
+    """The epoch that is, or comes next."""
+    position: int = 0
+    """Windows of the epoch that all ranks together have given."""
+    order: int | None = None
+    """Checksum of the epoch's order; None before it is planned."""
 
 
 @dataclass(kw_only=True, repr=False)
@@ -93,8 +105,9 @@ class Loader:
     """The epoch that the next iteration gives; see `set_epoch`."""
     ledger: Ledger = field(default_factory=lambda: Ledger(0), init=False)
     """What became of the windows of the running or the last iteration, of this rank."""
-    _position: int = field(default=0, init=False)
-    _finished: bool = field(default=False, init=False)
+    _resume_at: int = field(default=0, init=False)
+    _resume_order: int | None = field(default=None, init=False)
+    _progress: _Progress = field(default_factory=lambda: _Progress(epoch=0), init=False)
 
     def __post_init__(self) -> None:
         """Refuse options that do not fit each other (ConfigError)."""
@@ -113,6 +126,8 @@ class Loader:
             raise ConfigError(f"tail={self.tail!r} must be one of 'pad', 'drop'.")
         if self.workers not in ("threads", "processes"):
             raise ConfigError(f"workers={self.workers!r} must be one of 'threads', 'processes'.")
+        if self.workers == "processes" and torch.device(self.device).type != "cpu":
+            raise ConfigError(f"workers='processes' decodes on the CPU, not on device={self.device!r}. Take threads.")
         if self.max_skipped < 0:
             raise ConfigError(f"max_skipped={self.max_skipped} must not be negative.")
         self._check_lanes()
@@ -134,8 +149,9 @@ class Loader:
         if epoch < 0:
             raise ConfigError(f"epoch={epoch} must not be negative.")
         if epoch != self.epoch:
-            self._position = 0
-        self.epoch, self._finished = epoch, False
+            self._resume_at, self._resume_order = 0, None
+            self._progress = _Progress(epoch=epoch)
+        self.epoch = epoch
 
     def plan(self) -> Plan:
         """The order of the current epoch."""
@@ -153,27 +169,39 @@ class Loader:
         return num_batches(total, self.share())
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches of the current epoch, or the rest of it after `load_state_dict`."""
-        plan, share = self.plan(), self.share(skip=self._position // self._ranks)
-        self._finished = False
-        self.ledger = Ledger(planned=self.batch_size * plan.num_batches(share))
+        """The batches of the current epoch; after `load_state_dict`, once, the rest of it."""
+        plan, whole = self.plan(), self.share()
+        share = replace(whole, skip=self._resume_at // self._ranks)
+        self._check_order(plan)
+        ledger = self.ledger = Ledger(planned=self.batch_size * plan.num_batches(share))
+        progress = self._progress = _Progress(epoch=self.epoch, position=self._resume_at, order=plan.checksum())
+        self._resume_at, self._resume_order = 0, None
         for batch in self._batches(plan, share):
-            self.ledger.add(batch)
+            ledger.add(batch)
             if batch.problems:
-                self.ledger.check_limit(self.max_skipped)
-            self._position += self.batch_size * self._ranks
+                ledger.check_limit(self.max_skipped, epoch=self.batch_size * plan.num_batches(whole))
+            progress.position += self.batch_size * self._ranks
             yield batch
-        self.ledger.check()
-        if self.ledger.delivered + self.ledger.num_skipped != plan.num_real(share):
-            raise LedgerError(f"{plan.num_real(share)} windows were planned, but {self.ledger}. Please report this.")
-        self._position, self._finished = 0, True
+        ledger.check()
+        if ledger.delivered + ledger.num_skipped != plan.num_real(share):
+            raise LedgerError(f"{plan.num_real(share)} windows were planned, but {ledger}. Please report this.")
+        progress.epoch, progress.position, progress.order = progress.epoch + 1, 0, None
+
+    def _check_order(self, plan: Plan) -> None:
+        """Refuse to go on in the middle of an epoch that is not in the order in which it was begun."""
+        if self._resume_order not in (None, plan.checksum()):
+            raise ConfigError(
+                f"epoch {self.epoch} is in another order than when it was left in the middle; by another version of NumPy? "
+                f"Here it is {np.__version__}. Take the versions of that run, or start the epoch anew."
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """How far the stream is: the same on all ranks, and enough to go on exactly there on any number of them."""
         return {
             "seed": self.seed,
-            "epoch": self.epoch + 1 if self._finished else self.epoch,
-            "position": 0 if self._finished else self._position,
+            "epoch": self._progress.epoch,
+            "position": self._progress.position,
+            "order": self._progress.order,
             "world_size": self._ranks,
             "fingerprint": self.fingerprint,
         }
@@ -184,7 +212,7 @@ class Loader:
         Raises:
             ConfigError: The state is of other data, another style or order, or does not fit this number of ranks.
         """
-        if missing := {"seed", "epoch", "position", "world_size", "fingerprint"} - set(state):
+        if missing := {"seed", "epoch", "position", "order", "world_size", "fingerprint"} - set(state):
             raise ConfigError(f"the loader's state lacks {', '.join(sorted(missing))}; it is not of state_dict().")
         if state["fingerprint"] != self.fingerprint:
             raise ConfigError(
@@ -203,7 +231,8 @@ class Loader:
                 f"Take a number of ranks that divides it, such as {state['world_size']}."
             )
         self.seed, self.epoch = int(state["seed"]), int(state["epoch"])
-        self._position, self._finished = position, False
+        self._resume_at, self._resume_order = position, state["order"]
+        self._progress = _Progress(epoch=self.epoch, position=position, order=state["order"])
 
     @property
     def fingerprint(self) -> str:
@@ -214,9 +243,20 @@ class Loader:
 
     def footprint(self) -> Footprint:
         """What following the current epoch's plan takes on this rank, computed from plan and index."""
-        segments = self.plan().segments(self.share())
-        ahead = 2 * self._num_workers if self.workers == "threads" else 2
-        return measure(segments, self.index, self.style, frame_bytes=self._frame_bytes(), ahead=ahead)
+        plan, share = self.plan(), self.share()
+        processes = self._num_workers if self.workers == "processes" else 1
+        parts = [
+            measure(
+                plan.segments(replace(share, worker=worker, num_workers=processes)),
+                self.index,
+                self.style,
+                frame_bytes=self._frame_bytes(),
+                batch_size=self.batch_size,
+                ahead=2 * (1 if processes > 1 else self._num_workers),
+            )
+            for worker in range(processes)
+        ]
+        return add_up(parts)
 
     def clip_bytes(self) -> int:
         """Bytes of one clip's frames as they are kept; of the largest, where videos differ."""
@@ -239,9 +279,9 @@ class Loader:
             f"  {footprint.converted_frames:,} frames converted for {footprint.needed_frames:,} needed"
         )
 
-    def share(self, *, skip: int = 0) -> Share:
+    def share(self) -> Share:
         """Which part of the plan is this rank's."""
-        return Share(batch_size=self.batch_size, rank=self.rank or 0, world_size=self._ranks, tail=self.tail, skip=skip)
+        return Share(batch_size=self.batch_size, rank=self.rank or 0, world_size=self._ranks, tail=self.tail)
 
     def _batches(self, plan: Plan, share: Share) -> Iterator[Batch]:
         """The batches of a share of the plan."""

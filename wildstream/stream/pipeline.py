@@ -60,7 +60,7 @@ class Recipe:
         stages = [
             lambda: plan.segments(share),
             *([LabelPlanned(self.index, self.style)] if self.only_labels else self._decoding()),
-            DrawPlanned(plan.positions(share).tolist()),
+            DrawPlanned(plan.positions(share)),
             Batches(size=self.batch_size, transform=self.transform),
         ]
         return iter(webdataset.DataPipeline(*stages))

@@ -16,6 +16,7 @@ decoded twice.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -120,6 +121,10 @@ class Plan:
         """Number of planned windows."""
         return len(self.order)
 
+    def checksum(self) -> int:
+        """CRC-32 of the order: tells whether two machines planned the same."""
+        return zlib.crc32(np.ascontiguousarray(self.order).data)
+
     def num_batches(self, share: Share) -> int:
         """Batches of each rank, what is skipped left out: the same for all ranks."""
         return num_batches(len(self), share)
@@ -149,7 +154,7 @@ class Plan:
 
     def _stream(self, share: Share) -> tuple[Ints, npt.NDArray[np.bool_]]:
         """Positions of the epoch that make up a rank's stream, in whole batches, and which of them are real."""
-        places = self._places(share.rank, share.world_size)[share.skip :]
+        places = self._places(share)[share.skip :]
         length = share.batch_size * self.num_batches(share)
         real = np.arange(length) < len(places)
         if length <= len(places):
@@ -158,12 +163,13 @@ class Plan:
         filler = places[-1] if len(places) else len(self) - 1
         return np.concatenate([places, np.full(length - len(places), filler, np.int64)]), real
 
-    def _places(self, rank: int, world_size: int) -> Ints:
+    def _places(self, share: Share) -> Ints:
         """Positions of the epoch that belong to a rank, in order."""
         if self.shuffled:
-            return np.arange(rank, len(self), world_size)
-        per_rank = -(-len(self) // world_size)
-        return np.arange(min(rank * per_rank, len(self)), min((rank + 1) * per_rank, len(self)))
+            return np.arange(share.rank, len(self), share.world_size)
+        per_rank = len(self) // share.world_size if share.tail == "drop" else -(-len(self) // share.world_size)
+        first, stop = (min(rank * per_rank, len(self)) for rank in (share.rank, share.rank + 1))
+        return np.arange(first, stop)
 
     def _of_worker(self, places: Ints, share: Share) -> Ints:
         """Places in a rank's stream that are one worker's: in turn as for ranks, or every so many-th segment."""

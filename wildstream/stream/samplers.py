@@ -95,7 +95,7 @@ class Weighted:
 
     def draw(self, num_windows: int, labels: Labels, random: np.random.Generator) -> Ints:
         """See Sampler."""
-        cumulative = np.cumsum(self.weights)
+        cumulative = np.cumsum(self.weights, dtype=np.float64)
         places = random.random(self.size(num_windows, labels)) * cumulative[-1]
         return np.sort(np.minimum(np.searchsorted(cumulative, places, side="right"), np.flatnonzero(self.weights)[-1]))
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
+from typing import SupportsInt
 
 from wildstream.errors import ConfigError
 from wildstream.samples import Clip, DecodedSegment
@@ -19,19 +20,20 @@ class DrawPlanned:
     drawn; what is open at a time is the pool, and its size follows from the plan.
     """
 
-    positions: Iterable[int] | None = None
+    positions: Iterable[SupportsInt] | None = None
     """Places in the stream, in the order to draw; 0, 1, 2, ... by default."""
 
     def __call__(self, segments: Iterable[DecodedSegment]) -> Iterator[Clip]:
         """Yield the clip of each position; it ends where the segments do."""
         pool: dict[int, tuple[DecodedSegment, int]] = {}
         source = iter(segments)
-        for position in count() if self.positions is None else self.positions:
+        for place in count() if self.positions is None else self.positions:
+            position = int(place)
             while position not in pool:
                 segment = next(source, None)
                 if segment is None:
                     return
-                pool.update({int(place): (segment, n) for n, place in enumerate(segment.windows.positions)})
+                pool.update({int(planned): (segment, n) for n, planned in enumerate(segment.windows.positions)})
                 del segment
             holder, window = pool.pop(position)
             yield holder.clip(window)

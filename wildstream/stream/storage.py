@@ -25,7 +25,8 @@ def read_member(shard: Path, offset: int, size: int) -> Tensor:
         ShardError: The shard is missing, or shorter than the index says.
     """
     try:
-        mapped = _map(shard)
+        status = shard.stat()
+        mapped = _map(shard, (status.st_ino, status.st_mtime_ns, status.st_size))
     except (OSError, ValueError) as error:
         raise ShardError(f"shard {shard} cannot be opened: {error}. Pack the videos again, or restore it.") from error
     if offset + size > mapped.numel():
@@ -37,7 +38,10 @@ def read_member(shard: Path, offset: int, size: int) -> Tensor:
 
 
 @lru_cache(maxsize=OPEN_SHARDS)
-def _map(shard: Path) -> Tensor:
-    """A whole shard as uint8. Copy-on-write, because torch wants memory that it may write to."""
+def _map(shard: Path, identity: tuple[int, int, int]) -> Tensor:
+    """A whole shard as uint8. Copy-on-write, because torch wants memory that it may write to.
+
+    `identity` (inode, time of writing, size) tells a shard from another one that was packed in its place.
+    """
     with shard.open("rb") as file:
         return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)

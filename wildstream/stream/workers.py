@@ -64,6 +64,8 @@ def run_processes(make_parts: MakeParts, *, num_workers: int, batch_size: int, n
                 if part is not None and int(part.positions[0]) // batch_size == number:
                     parts.append(part)
                     waiting[place] = worker.get()
+            if not parts:
+                raise WorkerError(f"no worker sent any row of batch {number}. Please report this.")
             yield _join(parts)
 
 
@@ -81,16 +83,22 @@ class _Worker:
             try:
                 item = self.parts.get(timeout=PATIENCE_SECONDS)
                 break
+            except (OSError, EOFError) as error:  # it died while its tensors were fetched
+                raise self._death() from error
             except queue.Empty:
                 if not self.process.is_alive() and self.parts.empty():
-                    raise WorkerError(
-                        f"worker {self.number} died with exit code {self.process.exitcode}"
-                        f"{' (killed; out of memory?)' if self.process.exitcode == -9 else ''}. Take fewer workers."
-                    ) from None
+                    raise self._death() from None
         if isinstance(item, BaseException):
             raise item
         part: Batch | None = item
         return part
+
+    def _death(self) -> WorkerError:
+        """What to say of a worker that is gone."""
+        self.process.join(PATIENCE_SECONDS)
+        code = self.process.exitcode
+        killed = " (killed; out of memory?)" if code == -9 else ""
+        return WorkerError(f"worker {self.number} died with exit code {code}{killed}. Take fewer workers.")
 
 
 @contextmanager
@@ -150,9 +158,7 @@ def _parent_lives() -> bool:
 
 
 def _join(parts: list[Batch]) -> Batch:
-    """One batch from the rows of several workers, in order of position."""
-    if len(parts) == 1:
-        return parts[0]
+    """One batch from the rows of several workers, in order of position, in memory of its own."""
     places = torch.cat([part.positions for part in parts]).argsort()
     keys = [key for part in parts for key in part.keys]
     problems = [part.problems.get(row) for part in parts for row in range(len(part))]

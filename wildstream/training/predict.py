@@ -12,6 +12,8 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from wildstream.samples import Batch
+from wildstream.stream.ledger import Ledger, add_up
+from wildstream.stream.loader import Loader
 from wildstream.training.losses import clip_losses, probabilities
 
 if TYPE_CHECKING:
@@ -35,6 +37,13 @@ class Predictions:
     """(num_windows, num_classes)."""
     loss: float
     """Mean over all windows."""
+
+
+def total_ledger(loader: Loader) -> Ledger:
+    """What became of the windows of a loader's last epoch, over all ranks; LedgerError where it does not add up."""
+    ledger = add_up(gather_object([loader.ledger]))
+    ledger.check()
+    return ledger
 
 
 def predict(model: nn.Module, batches: Iterable[Batch], *, task: Task, accelerator: Accelerator) -> Predictions:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -26,12 +25,11 @@ from wildstream.config import TrainerConfig
 from wildstream.errors import WildStreamError
 from wildstream.samples import Batch
 from wildstream.shards.formats import Task
-from wildstream.stream.ledger import add_up
 from wildstream.stream.loader import Loader
 from wildstream.training.checkpoints import Manifest, save_checkpoint
 from wildstream.training.losses import clip_losses
 from wildstream.training.metrics import compute_metrics
-from wildstream.training.predict import Predictions, predict
+from wildstream.training.predict import Predictions, predict, total_ledger
 
 HISTORY_NAME = "history.jsonl"
 
@@ -81,8 +79,7 @@ class Trainer:
 
     def _add_up(self, loader: Loader) -> dict[str, int]:
         """The ledger of all ranks; an error where it does not add up, and a message where windows were skipped."""
-        ledger = add_up(gather_object([loader.ledger]))
-        ledger.check()
+        ledger = total_ledger(loader)
         if ledger.num_skipped and self.accelerator.is_main_process:
             tqdm.write(f"{loader.index.folder}: {ledger}\n{ledger.reasons()}")
         return ledger.as_dict()

@@ -22,7 +22,6 @@ RIVER = [
     "shards.formats",
     "shards.index",
     "shards.staging",
-    "shards.staging",
     "shards.pack",
     "stream.windows",
     "stream.plan",

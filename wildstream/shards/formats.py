@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -141,6 +141,24 @@ def get_format(name: str) -> Format:
     return FORMATS[name]
 
 
+def select_splits(scan: Scan, splits: Sequence[str]) -> Scan:
+    """Keep these splits; a source without split folders takes the one name that is asked for.
+
+    Raises:
+        FormatError: A split is not in the source.
+    """
+    found = {source.split for source in scan.sources} | {refusal.split for refusal in scan.refused}
+    if found == {WHOLE} and len(splits) == 1:
+        named = [replace(source, split=splits[0]) for source in scan.sources]
+        refused, unused = ([replace(it, split=splits[0]) for it in part] for part in (scan.refused, scan.unused))
+        return Scan(scan.categories, named, refused, unused)
+    if missing := [split for split in splits if split not in found]:
+        raise FormatError(f"split {', '.join(missing)} is not in the source; it has {', '.join(sorted(found))}")
+    sources = [source for source in scan.sources if source.split in splits]
+    refused, unused = ([it for it in part if it.split in splits] for part in (scan.refused, scan.unused))
+    return Scan(scan.categories, sources, refused, unused)
+
+
 def _find_categories(root: Path) -> list[str] | None:
     """The categories.json in the source folder or the one above, if there is one."""
     for folder in (root, root.resolve().parent):
@@ -169,7 +187,7 @@ def _pair(root: Path, categories: list[str], *, label_extensions: Sequence[str],
     if not root.is_dir():
         raise FormatError(f"{root} is not a folder")
     scan = Scan(categories)
-    files = sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+    files = sorted(path for path in root.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(root)))
     videos = [path for path in files if path.suffix[1:].lower() in VIDEO_EXTENSIONS]
     if not videos:
         raise FormatError(f"no video ({', '.join(VIDEO_EXTENSIONS)}) in {root} or below")
@@ -198,6 +216,11 @@ def _pair(root: Path, categories: list[str], *, label_extensions: Sequence[str],
         split, _ = _split_and_key(path, folders_in_key)
         scan.unused.append(Refusal(split=split, path=path.as_posix(), reason="has no video beside it"))
     return scan
+
+
+def _is_hidden(relative: Path) -> bool:
+    """Whether a file or a folder on the way to it has a name that begins with a dot."""
+    return any(part.startswith(".") for part in relative.parts)
 
 
 def _split_and_key(relative: Path, folders_in_key: int) -> tuple[str, str]:

@@ -159,10 +159,17 @@ class Index:
         return self.folder / row["shard"], row["offset"], row["size"]
 
     def frame_table(self, video: int) -> FrameTable:
-        """Timestamps and key frames of a video, read from the index file when asked for."""
+        """Timestamps and key frames of a video, read from the index file when asked for.
+
+        Raises:
+            ShardError: The index file is gone or damaged.
+        """
         group, place = divmod(int(self._rows[video]), ROWS_PER_GROUP)
         path = self.folder / INDEX_NAME
-        wide = _read_wide_group(path, path.stat().st_mtime_ns, group)
+        try:
+            wide = _read_wide_group(path, path.stat().st_mtime_ns, group)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(path, error) from error
         numerator, denominator = (
             self._table[f"time_base_{part}"][video].as_py() for part in ("numerator", "denominator")
         )
@@ -186,10 +193,11 @@ def open_index(path: str | Path) -> Index:
     """
     folder = Path(path)
     info = _read_info(folder)
+    narrow = [name for name in SCHEMA.names if name not in WIDE]
     try:
-        table = pq.read_table(folder / INDEX_NAME, columns=[name for name in SCHEMA.names if name not in WIDE])
+        table = pq.read_table(folder / INDEX_NAME, columns=narrow, partitioning=None)
     except (OSError, pa.ArrowException) as error:
-        raise ShardError(f"{folder / INDEX_NAME} cannot be read: {error}. Pack the videos again.") from error
+        raise _unreadable(folder / INDEX_NAME, error) from error
     if table.num_rows != info.num_videos:
         raise ShardError(
             f"{folder / INDEX_NAME} has {table.num_rows} rows, {DATASET_NAME} says {info.num_videos}; "
@@ -198,10 +206,14 @@ def open_index(path: str | Path) -> Index:
     return Index(folder, info, table, np.arange(table.num_rows))
 
 
-def write_index(folder: Path, info: DatasetInfo, table: pa.Table) -> None:
-    """Write index.parquet and dataset.json into a folder, each to a temporary name first."""
-    write_table(folder / INDEX_NAME, table)
-    _write_atomically(folder / DATASET_NAME, info.model_dump_json(indent=2) + "\n")
+def _unreadable(path: Path, error: Exception) -> ShardError:
+    """What to say of an index file that cannot be read; Arrow's messages go on for pages."""
+    return ShardError(f"{path} cannot be read: {str(error).splitlines()[0]}. Pack the videos again.")
+
+
+def write_info(folder: Path, info: DatasetInfo) -> None:
+    """Write dataset.json into a folder, which says that the folder is complete."""
+    write_text(folder / DATASET_NAME, info.model_dump_json(indent=2) + "\n")
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -247,8 +259,8 @@ def _read_info(folder: Path) -> DatasetInfo:
         raise ShardError(f"{path} is damaged: {error}. Pack the videos again.") from error
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    """Write a text file to a temporary name and rename it."""
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, to a temporary name first."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

@@ -1,7 +1,7 @@
 """Label tracks: what happens in one video and when, as events on its frames.
 
-A track is a list of events (class, first frame, last frame + 1). Every way in (rows per frame, one class per clip) becomes
-one, and every way out (dense rows, labels of windows) is computed from one.
+A track is a list of events (class, first frame, last frame + 1). Every way in (rows per frame, one class per clip)
+becomes one, and every way out (dense rows, labels of windows) is computed from one.
 
     frame      0 1 2 3 4 5 6 7
     class 0    . x x x . . . .      event (0, 1, 4)
@@ -117,7 +117,7 @@ def read_clip_class(path: Path) -> int:
         LabelError: The file holds anything else.
     """
     text = "\n".join(_text_lines(path)).strip()
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise LabelError(f"{path.name} must hold one class number, got {text!r:.40}")
     return int(text)
 

@@ -4,23 +4,20 @@
                                                      └──▶ tar ──▶ read back and compare ──▶ rows
     last of all: index.parquet and dataset.json, and the finished folder takes its name
 
-A split is built in a hidden folder beside its place (`.train.packing`), which is renamed when it is complete; a kill
+A split is built in a hidden folder beside its place, which is renamed when it is complete (see `staging`); a kill
 leaves the old shards or the new ones. Which source goes into which shard follows from the sources alone, and a shard's
 rows carry a fingerprint of its sources. So a second call, or a call after a kill, packs only what is not there yet.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
 import os
-import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -33,18 +30,21 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from wildstream.errors import ConfigError, FormatError, SampleError, ShardError, VideoError
-from wildstream.shards.formats import Format, Refusal, Scan, Source, get_format
+from wildstream.errors import ConfigError, SampleError, ShardError, VideoError
+from wildstream.shards.formats import Format, Refusal, Scan, Source, get_format, select_splits
 from wildstream.shards.index import (
-    DATASET_NAME,
     INDEX_NAME,
+    SCHEMA,
     SCHEMA_VERSION,
     DatasetInfo,
     make_table,
-    write_index,
+    open_index,
+    write_info,
     write_table,
+    write_text,
 )
 from wildstream.shards.labels import LabelTrack
+from wildstream.shards.staging import link_or_copy, locked, put_in_place, staging_folder
 from wildstream.video import VideoFacts, probe
 
 REPORT_NAME = "pack-report.json"
@@ -118,7 +118,7 @@ def pack(
         raise ConfigError(f"on_error={on_error!r} is not known. Take one of skip, fail.")
     root, target = Path(source), Path(out)
     layout = get_format(format)
-    scan = _select_splits(layout.scan(root), splits)
+    scan = layout.scan(root) if splits is None else select_splits(layout.scan(root), splits)
     target.mkdir(parents=True, exist_ok=True)
     report = PackReport(refused=list(scan.refused), unused=list(scan.unused))
     packer = _Packer(root, layout, scan.categories, shard_bytes, workers or os.cpu_count() or 1, on_error)
@@ -145,16 +145,15 @@ class _Packer:
     def pack_split(self, split: str, scan: Scan, folder: Path, report: PackReport, bar: tqdm[Any]) -> None:
         """Pack one split; shards that an earlier call made from the same sources are taken over."""
         shards = self._assign([entry for entry in scan.sources if entry.split == split])
-        _finish_interrupted_rename(folder)
-        old = _finished_shards(folder, shards)
-        if len(old) == len(shards) and set(old) == set(_shard_names(folder)):
-            tables = [old[shard.name] for shard in shards]
-            bar.update(sum(len(shard.sources) for shard in shards))
-            report.reused[split] = sum(table.num_rows for table in tables)
-        else:
-            with _staging(folder) as staging:
+        with locked(folder):
+            old = _finished_shards(folder, shards)
+            if len(old) == len(shards) and _is_intact(folder, [shard.name for shard in shards]):
+                tables = [self._take_over(shard, old[shard.name], report, bar) for shard in shards]
+            else:
+                staging = staging_folder(folder)
                 tables = [self._obtain(shard, old, folder, staging, report, bar) for shard in shards]
                 self._finish(split, shards, tables, staging)
+                put_in_place(staging, folder)
         report.packed[split] = sum(table.num_rows for table in tables)
         report.refused += [refusal for table in tables for refusal in _refusals(table)]
 
@@ -163,26 +162,36 @@ class _Packer:
     ) -> pa.Table:
         """Have one shard and its rows in the staging folder: left there by a killed call, taken over, or packed."""
         part = staging / f"{shard.name}.parquet"
-        if part.is_file() and _metadata(table := pq.read_table(part)).get("fingerprint") == shard.fingerprint:
-            bar.update(len(shard.sources))
-        elif (table := old.get(shard.name)) is not None:
-            (staging / shard.name).unlink(missing_ok=True)
-            os.link(folder / shard.name, staging / shard.name)
-            bar.update(len(shard.sources))
-        else:
+        table = _read_rows(part)
+        if table is not None and _metadata(table).get("fingerprint") == shard.fingerprint:
+            return self._take_over(shard, table, report, bar)
+        part.unlink(missing_ok=True)  # first, so that rows never lie beside a shard that they do not describe
+        if shard.name not in old:
             return self._pack_shard(staging, shard, bar)
-        report.reused[shard.sources[0].split] = report.reused.get(shard.sources[0].split, 0) + table.num_rows
+        link_or_copy(folder / shard.name, staging / shard.name)
+        return self._take_over(shard, old[shard.name], report, bar)
+
+    def _take_over(self, shard: _Shard, table: pa.Table, report: PackReport, bar: tqdm[Any]) -> pa.Table:
+        """Count a shard that an earlier call packed; what that refused is refused still."""
+        if self.on_error == "fail" and (refused := _refusals(table)):
+            raise SampleError(f"{refused[0].path}: {refused[0].reason}")
+        split = shard.sources[0].split
+        report.reused[split] = report.reused.get(split, 0) + table.num_rows
+        bar.update(len(shard.sources))
         return table
 
     def _finish(self, split: str, shards: list[_Shard], tables: list[pa.Table], staging: Path) -> None:
-        """Write the index of a complete staging folder, and remove what is not part of it."""
+        """Write the index of a staging folder, remove what is not part of it, and mark it as complete."""
         merged = pa.concat_tables(table.replace_schema_metadata(None) for table in tables).sort_by("key")
-        metadata = {shard.name: json.dumps(_metadata(table)) for shard, table in zip(shards, tables, strict=True)}
-        write_index(staging, self._info(split, merged, shards), merged.replace_schema_metadata(metadata))
-        wanted = {INDEX_NAME, DATASET_NAME, *metadata}
+        metadata = {
+            shard.name: json.dumps(_metadata(table), sort_keys=True)
+            for shard, table in zip(shards, tables, strict=True)
+        }
+        write_table(staging / INDEX_NAME, merged.replace_schema_metadata(metadata))
         for path in staging.iterdir():
-            if path.name not in wanted:
+            if path.name not in {INDEX_NAME, *metadata}:
                 path.unlink()
+        write_info(staging, self._info(split, merged, shards))
 
     def _assign(self, sources: list[Source]) -> list[_Shard]:
         """Fill shards in order of key; what is in a shard depends on the sources alone."""
@@ -222,7 +231,11 @@ class _Packer:
                     tar.addfile(member, io.BytesIO(data))
                 rows.append({**sample.row, "shard": shard.name})
         _verify(temporary, rows)
-        metadata = {"fingerprint": shard.fingerprint, "refused": json.dumps([asdict(entry) for entry in refused])}
+        metadata = {
+            "fingerprint": shard.fingerprint,
+            "refused": json.dumps([asdict(entry) for entry in refused]),
+            "bytes": _size(temporary),
+        }
         table = make_table(rows, metadata)
         temporary.replace(folder / shard.name)
         write_table(folder / f"{shard.name}.parquet", table)
@@ -308,74 +321,41 @@ class _Packer:
         )
 
 
-def _select_splits(scan: Scan, splits: Sequence[str] | None) -> Scan:
-    """Keep the splits that are asked for; a source without split folders takes the name that is asked for."""
-    if splits is None:
-        return scan
-    found = sorted({entry.split for entry in (*scan.sources, *scan.refused)})
-    if found == ["all"] and len(splits) == 1:
-        return Scan(
-            scan.categories,
-            [Source(key=s.key, split=splits[0], video=s.video, labels=s.labels) for s in scan.sources],
-            [Refusal(split=splits[0], path=r.path, reason=r.reason) for r in scan.refused],
-            [Refusal(split=splits[0], path=r.path, reason=r.reason) for r in scan.unused],
-        )
-    if missing := [split for split in splits if split not in found]:
-        raise FormatError(f"split {', '.join(missing)} is not in the source; it has {', '.join(found)}")
-    sources = [entry for entry in scan.sources if entry.split in splits]
-    refused, unused = ([entry for entry in part if entry.split in splits] for part in (scan.refused, scan.unused))
-    return Scan(scan.categories, sources, refused, unused)
-
-
-@contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """A hidden folder that takes the place of `folder` when the block ends well; one process at a time."""
-    staging, old = _staging_folder(folder), folder.with_name(f".{folder.name}.old")
-    staging.mkdir(exist_ok=True)
-    with (folder.with_name(f".{folder.name}.lock")).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ShardError(f"another process is packing into {folder}; wait for it") from error
-        yield staging
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        staging.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-        Path(lock.name).unlink()
-
-
-def _staging_folder(folder: Path) -> Path:
-    """Where the shards of a folder are built."""
-    return folder.with_name(f".{folder.name}.packing")
-
-
-def _finish_interrupted_rename(folder: Path) -> None:
-    """Put a complete staging folder in its place, if a call was killed between its two renames."""
-    staging = _staging_folder(folder)
-    if not folder.exists() and (staging / DATASET_NAME).is_file():
-        staging.rename(folder)
-
-
-def _shard_names(folder: Path) -> list[str]:
-    """Names of the shards in a finished folder."""
-    return sorted(path.name for path in folder.glob("*.tar"))
-
-
 def _finished_shards(folder: Path, shards: list[_Shard]) -> dict[str, pa.Table]:
-    """Rows of the shards in a finished folder that were made from the same sources."""
-    if not (folder / DATASET_NAME).is_file() or not (folder / INDEX_NAME).is_file():
+    """Rows of the shards in a finished folder that were made from the same sources and are whole."""
+    table = _read_rows(folder / INDEX_NAME)
+    if table is None:
         return {}
-    table = pq.read_table(folder / INDEX_NAME)
     known = {name: json.loads(metadata) for name, metadata in _metadata(table).items() if name.endswith(".tar")}
     finished = {}
     for shard in shards:
         metadata = known.get(shard.name, {})
-        if metadata.get("fingerprint") == shard.fingerprint and (folder / shard.name).is_file():
+        if metadata.get("fingerprint") == shard.fingerprint and _size(folder / shard.name) == metadata["bytes"]:
             rows = table.filter(pc.field("shard") == shard.name)
             finished[shard.name] = rows.replace_schema_metadata(metadata)
     return finished
+
+
+def _is_intact(folder: Path, names: list[str]) -> bool:
+    """Whether a finished folder has an index that opens, and these shards alone."""
+    try:
+        return open_index(folder).info.shards == sorted(path.name for path in folder.glob("*.tar")) == names
+    except ShardError:
+        return False
+
+
+def _read_rows(path: Path) -> pa.Table | None:
+    """Rows that an earlier call wrote; None where there are none, or they cannot be read."""
+    try:
+        table = pq.read_table(path, partitioning=None)
+        return table.cast(SCHEMA.with_metadata(table.schema.metadata))
+    except (OSError, ValueError, pa.ArrowException):
+        return None
+
+
+def _size(path: Path) -> str:
+    """Bytes of a file in digits, as metadata holds them; empty where there is no file."""
+    return str(path.stat().st_size) if path.is_file() else ""
 
 
 def _metadata(table: pa.Table) -> dict[str, str]:
@@ -402,7 +382,7 @@ def _verify(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _write_report(path: Path, report: PackReport) -> None:
     """Write pack-report.json."""
-    path.write_text(json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n")
 
 
 def _npy(array: np.ndarray[Any, Any]) -> bytes:

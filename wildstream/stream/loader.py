@@ -191,8 +191,8 @@ class Loader:
         """Refuse to go on in the middle of an epoch that is not in the order in which it was begun."""
         if self._resume_order not in (None, plan.checksum()):
             raise ConfigError(
-                f"epoch {self.epoch} is in another order than when it was left in the middle; by another version of NumPy? "
-                f"Here it is {np.__version__}. Take the versions of that run, or start the epoch anew."
+                f"epoch {self.epoch} is in another order than when it was left in the middle. Take the versions of "
+                f"that run (here is NumPy {np.__version__}), or start the epoch anew."
             )
 
     def state_dict(self) -> dict[str, Any]:

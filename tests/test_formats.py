@@ -1,0 +1,216 @@
+"""Layouts on disk: what is paired, what is refused and why, and keys that WebDataset reads back whole."""
+
+import io
+import re
+import tarfile
+
+import pytest
+from conftest import read_webdataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wildstream.errors import ConfigError, FormatError, LabelError
+from wildstream.shards.formats import FORMATS, get_format, safe_name, select_splits
+
+
+def make(root, *names, categories='["a", "b"]'):
+    """A source folder of empty files; `scan` opens no video."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("0" if path.suffix == ".txt" else "")
+    if categories:
+        (root / "categories.json").write_text(categories)
+    return root
+
+
+def found(scan):
+    return sorted((source.split, source.key) for source in scan.sources)
+
+
+def named(refusals):
+    return {refusal.path: refusal.reason for refusal in refusals}
+
+
+@pytest.mark.parametrize("extension", ["tsv", "txt"])
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("", ("all", "fish")),
+        ("fish/", ("all", "fish")),
+        ("train/", ("train", "fish")),
+        ("train/fish/", ("train", "fish")),
+        ("train/day_1/fish/", ("train", "day_1/fish")),
+        ("train/day_1/", ("train", "day_1/fish")),
+    ],
+)
+def test_frames_layouts(tmp_path, folder, expected, extension):
+    root = make(tmp_path, f"{folder}fish.mp4", f"{folder}fish.{extension}")
+    scan = FORMATS["frames"].scan(root)
+    assert found(scan) == [expected]
+    assert scan.categories == ["a", "b"]
+    assert scan.sources[0].video == root / folder / "fish.mp4"
+    assert scan.sources[0].labels == root / folder / f"fish.{extension}"
+    assert not scan.refused
+    assert not scan.unused
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("a/", ("all", "a/clip")),
+        ("train/a/", ("train", "a/clip")),
+        ("train/a/day_1/", ("train", "a/day_1/clip")),
+        ("", ("all", "clip")),
+    ],
+)
+def test_videos_layouts(tmp_path, folder, expected):
+    scan = FORMATS["videos"].scan(make(tmp_path, f"{folder}clip.avi", f"{folder}clip.txt"))
+    assert found(scan) == [expected]
+
+
+@pytest.mark.parametrize("extension", ["mp4", "avi", "mkv", "mov", "webm", "MP4"])
+def test_every_video_extension(tmp_path, extension):
+    assert found(FORMATS["frames"].scan(make(tmp_path, f"fish.{extension}", "fish.tsv"))) == [("all", "fish")]
+
+
+@pytest.mark.parametrize("name", ["frames", "videos"])
+def test_categories_in_the_folder_above(tmp_path, name):
+    make(tmp_path, categories='["x", "y"]')
+    root = make(tmp_path / "set", "train/c/a.mp4", "train/c/a.txt", categories=None)
+    assert FORMATS[name].scan(root).categories == ["x", "y"]
+
+
+def test_frames_without_categories_are_refused(tmp_path):
+    root = make(tmp_path / "above" / "set", "a.mp4", "a.tsv", categories=None)
+    with pytest.raises(FormatError, match=r"no categories\.json in .*set or the folder above"):
+        FORMATS["frames"].scan(root)
+
+
+def write_classes(root, numbers):
+    for folder, number in numbers.items():
+        for split in ("train", "val"):
+            make(root, f"{split}/{folder}/{split}_{folder}.avi", categories=None)
+            (root / split / folder / f"{split}_{folder}.txt").write_text(str(number))
+    return root
+
+
+def test_class_names_from_folders(tmp_path):
+    root = write_classes(tmp_path / "above" / "set", {"dance": 1, "robot": 0, "nasa": 2})
+    assert FORMATS["videos"].scan(root).categories == ["robot", "dance", "nasa"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "complaint"),
+    [({"dance": 0, "robot": 0}, "several folders use"), ({"dance": 0, "robot": 2}, r"are \[0, 2\], not 0 to 1")],
+)
+def test_class_names_that_folders_cannot_give(tmp_path, numbers, complaint):
+    root = write_classes(tmp_path / "above" / "set", numbers)
+    with pytest.raises(FormatError, match=complaint):
+        FORMATS["videos"].scan(root)
+
+
+def test_class_beyond_the_categories(tmp_path):
+    scan = FORMATS["videos"].scan(make(tmp_path, "c/a.avi", "c/a.txt"))
+    (tmp_path / "c/a.txt").write_text("2")
+    with pytest.raises(LabelError, match=r"a\.txt says class 2, but there are 2 categories"):
+        FORMATS["videos"].read(scan.sources[0], num_frames=3, categories=scan.categories)
+
+
+def test_no_file_is_passed_over_in_silence(tmp_path):
+    root = make(
+        tmp_path,
+        *("train/good.mp4", "train/good.tsv", "train/bare.mp4", "train/two.mp4", "train/two.tsv", "train/two.txt"),
+        *("train/a.b.mp4", "train/a.b.tsv", "train/a_b.mp4", "train/a_b.tsv", "val/lonely.tsv"),
+    )
+    scan = FORMATS["frames"].scan(root)
+    assert found(scan) == [("train", "a_b"), ("train", "good")]
+    assert named(scan.refused) == {
+        "train/bare.mp4": "has no labels: no bare.tsv or bare.txt beside it",
+        "train/two.mp4": "has two label files, two.tsv and two.txt; remove one",
+        "train/a_b.mp4": "its key 'a_b' is taken by train/a.b.mp4; rename one of them",
+    }
+    assert named(scan.unused) == {"val/lonely.tsv": "has no video beside it"}
+    videos = {str(path.relative_to(root)) for path in root.rglob("*.mp4")}
+    assert videos == set(named(scan.refused)) | {str(source.video.relative_to(root)) for source in scan.sources}
+
+
+def test_the_same_name_with_two_extensions_is_one_key(tmp_path):
+    scan = FORMATS["frames"].scan(make(tmp_path, "a.avi", "a.mp4", "a.tsv"))
+    assert found(scan) == [("all", "a")]
+    assert named(scan.refused) == {"a.mp4": "its key 'a' is taken by a.avi; rename one of them"}
+
+
+def test_the_same_name_in_two_splits_is_no_collision(tmp_path):
+    scan = FORMATS["frames"].scan(make(tmp_path, "train/a.mp4", "train/a.tsv", "val/a.mp4", "val/a.tsv"))
+    assert found(scan) == [("train", "a"), ("val", "a")]
+
+
+def test_hidden_files_and_folders_are_no_data(tmp_path):
+    hidden = ("._a.mp4", ".trash/a.mp4", ".trash/a.tsv", ".a.tsv")
+    scan = FORMATS["frames"].scan(make(tmp_path, "a.mp4", "a.tsv", *hidden))
+    assert found(scan) == [("all", "a")]
+    assert not scan.refused
+    assert not scan.unused
+
+
+def test_nothing_to_scan(tmp_path):
+    with pytest.raises(FormatError, match="no video"):
+        FORMATS["frames"].scan(make(tmp_path, "a.tsv"))
+    with pytest.raises(FormatError, match="is not a folder"):
+        FORMATS["videos"].scan(tmp_path / "gone")
+
+
+def test_unknown_format():
+    with pytest.raises(ConfigError, match=r"format='wlasl' is not known\. Take one of frames, videos"):
+        get_format("wlasl")
+
+
+def test_select_splits(tmp_path):
+    names = [f"{split}/{name}" for split in ("train", "val") for name in ("a.mp4", "a.tsv", "b.mp4", "c.tsv")]
+    scan = FORMATS["frames"].scan(make(tmp_path, *names))
+    kept = select_splits(scan, ["val"])
+    assert found(kept) == [("val", "a")]
+    assert set(named(kept.refused)) == {"val/b.mp4"}
+    assert set(named(kept.unused)) == {"val/c.tsv"}
+    with pytest.raises(FormatError, match="split test is not in the source; it has train, val"):
+        select_splits(scan, ["val", "test"])
+
+
+def test_a_source_without_splits_takes_the_name_that_is_asked_for(tmp_path):
+    scan = select_splits(FORMATS["frames"].scan(make(tmp_path, "a.mp4", "a.tsv", "b.mp4", "c.tsv")), ["val"])
+    assert found(scan) == [("val", "a")]
+    assert [entry.split for entry in (*scan.refused, *scan.unused)] == ["val", "val"]
+
+
+def keys_webdataset_reads(path, keys):
+    """Pack one text member and one json member for each key; the keys and members that WebDataset makes of them."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for key in keys:
+            for extension in ("mp4", "labels.npy", "json"):
+                member = tarfile.TarInfo(f"{key}.{extension}")
+                member.size = 2
+                tar.addfile(member, io.BytesIO(b"{}"))
+    samples = read_webdataset(path)
+    return [(sample["__key__"], {name for name in sample if not name.startswith("__")}) for sample in samples]
+
+
+@pytest.mark.parametrize(
+    "stem", ["a.b.c", "__init__", "_x", "__", "..", "a b", " a ", "fisch_ä", "日本", "a/..", "x" * 200, "a\\b", "a:b*?"]
+)
+def test_keys_are_safe_and_webdataset_reads_them_whole(tmp_path, stem):
+    key = safe_name(stem)
+    assert key == safe_name(key)
+    assert not re.search(r"[./\\:*?]", key)
+    members = {"mp4", "labels.npy", "json"}
+    keys = [key, f"{key}/{key}"]
+    assert keys_webdataset_reads(tmp_path / "a.tar", keys) == [(name, members) for name in keys]
+
+
+@given(st.text(min_size=1, max_size=30))
+def test_any_name_becomes_one_path_component(name):
+    key = safe_name(name)
+    assert key
+    assert not set(key) & set("./\\\0\n\t:*?\"<>|'")
+    assert not key.startswith("__")
+    assert key == key.strip() == safe_name(key)

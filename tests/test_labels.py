@@ -1,0 +1,147 @@
+"""Label tracks: events and rows are the same thing; what is malformed is named with file and line."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from wildstream.errors import FormatError, LabelError
+from wildstream.shards.labels import LabelTrack, read_categories, read_clip_class, read_frame_rows
+
+NAMES = ["walk", "rest"]
+ROWS = hnp.arrays(np.bool_, st.tuples(st.integers(0, 40), st.integers(1, 5)))
+
+
+@given(ROWS)
+def test_rows_to_events_to_rows(rows):
+    track = LabelTrack.from_rows(rows)
+    assert np.array_equal(track.rows(), rows)
+    assert track.rows().shape == rows.shape
+
+
+@given(ROWS)
+def test_events_are_the_longest_runs_in_order_of_class_and_time(rows):
+    track = LabelTrack.from_rows(rows)
+    events = list(zip(track.classes.tolist(), track.first.tolist(), track.stop.tolist(), strict=True))
+    assert events == sorted(events)
+    for label, first, stop in events:
+        assert rows[first:stop, label].all()
+        assert first == 0 or not rows[first - 1, label]
+        assert stop == len(rows) or not rows[stop, label]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 19), st.integers(1, 20)), max_size=8))
+def test_overlapping_events_become_the_union(events):
+    events = [(label, first, min(20, first + length)) for label, first, length in events]
+    track = LabelTrack(20, 3, *(np.array([event[n] for event in events], np.int32) for n in range(3)))
+    again = LabelTrack.from_rows(track.rows())
+    assert np.array_equal(again.rows(), track.rows())
+    for frame, label in np.argwhere(track.rows()):
+        assert any(kind == label and first <= frame < stop for kind, first, stop in events)
+    assert track.rows().sum() == len({(k, n) for k, first, stop in events for n in range(first, stop)})
+
+
+@pytest.mark.parametrize(("event", "complaint"), [((2, 0, 1), "class 2"), ((-1, 0, 1), "class -1")])
+def test_events_of_unknown_classes_are_refused(event, complaint):
+    with pytest.raises(LabelError, match=complaint):
+        LabelTrack(5, 2, *(np.array([value], np.int32) for value in event))
+
+
+@pytest.mark.parametrize("event", [(0, -1, 2), (0, 3, 3), (0, 4, 2), (0, 4, 6)])
+def test_events_outside_the_video_are_refused(event):
+    with pytest.raises(LabelError, match=rf"\[{event[1]}, {event[2]}\) does not lie within 5 frames"):
+        LabelTrack(5, 2, *(np.array([value], np.int32) for value in event))
+
+
+def test_a_clip_is_its_class_from_first_to_last_frame():
+    rows = LabelTrack.from_class(1, num_frames=4, num_classes=3).rows()
+    assert rows.tolist() == [[False, True, False]] * 4
+
+
+def read(path, text, num_frames=3):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_frame_rows(path, num_frames=num_frames, categories=NAMES).rows().astype(int).tolist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0\t1\n1\t0\n1\t1\n",
+        "0\t1\n1\t0\n1\t1",
+        "0\t1\n1\t0\n1\t1\n\n\n",
+        "0\t1\r\n1\t0\r\n1\t1\r\n",
+        "\ufeff0\t1\n1\t0\n1\t1\n",
+    ],
+    ids=["plain", "no last line end", "blank lines at the end", "CRLF", "BOM"],
+)
+def test_rows_as_editors_write_them(tmp_path, text):
+    assert read(tmp_path / "a.tsv", text) == [[0, 1], [1, 0], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("0\t1\n1\t0\n", r"a\.tsv has 2 rows, but 3 frames"),
+        ("0\t1\n" * 4, r"a\.tsv has 4 rows, but 3 frames"),
+        ("", r"a\.tsv has 0 rows, but 3 frames"),
+        ("0\t1\n0\t2\n0\t1\n", r"a\.tsv, line 2: '2' is neither 0 nor 1"),
+        ("0\t1\n0\t\n0\t1\n", r"a\.tsv, line 2: '' is neither 0 nor 1"),
+        ("walk\trest\n0\t1\n0\t1\n", r"a\.tsv, line 1: 'walk' is neither"),
+        ("0\t1\n0\t1\t1\n0\t1\n", r"a\.tsv, line 2: 3 columns, but there are 2 categories"),
+        ("0,1\n0,1\n0,1\n", r"a\.tsv, line 1: 1 columns"),
+        ("0\t1\n\n0\t1\n", r"a\.tsv, line 2: 1 columns"),
+        ("\uff10\t1\n0\t1\n0\t1\n", r"a\.tsv, line 1: '\uff10' is neither"),
+        ("0\t1\n".encode("utf-16"), r"a\.tsv is not UTF-8 text \(byte 0"),
+        (b"0\t1\n0\t\xe9\n0\t1\n", r"a\.tsv is not UTF-8 text \(byte 6"),
+    ],
+)
+def test_malformed_rows_are_named_with_file_and_line(tmp_path, text, complaint):
+    with pytest.raises(LabelError, match=complaint):
+        read(tmp_path / "a.tsv", text)
+
+
+def test_a_label_file_that_is_gone_is_a_label_error(tmp_path):
+    with pytest.raises(LabelError, match=r"gone\.tsv cannot be read"):
+        read_frame_rows(tmp_path / "gone.tsv", num_frames=1, categories=NAMES)
+
+
+@pytest.mark.parametrize(("text", "label"), [("0", 0), ("12\n", 12), (" 3 \r\n\n", 3), ("\ufeff4", 4)])
+def test_clip_class(tmp_path, text, label):
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    assert read_clip_class(tmp_path / "a.txt") == label
+
+
+@pytest.mark.parametrize("text", ["", "dance", "-1", "1.0", "1 2", "1\n2", "\u0663", "9" * 5000])
+def test_malformed_clip_class_is_named_with_its_file(tmp_path, text):
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(LabelError, match=r"a\.txt must hold one class number"):
+        read_clip_class(tmp_path / "a.txt")
+
+
+def test_categories(tmp_path):
+    path = tmp_path / "categories.json"
+    path.write_text("\ufeff" + json.dumps(["wälzen", "rest"]), encoding="utf-8")
+    assert read_categories(path) == ["wälzen", "rest"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "cannot be read as JSON"),
+        ('["a", "b"', "cannot be read as JSON"),
+        ("[]", "must hold a list of class names"),
+        ('{"a": 0}', "must hold a list of class names"),
+        ('["a", 1]', "must hold a list of class names"),
+        ('["a", " "]', "must hold a list of class names"),
+        ('["a", "b", "a"]', "'a' more than once"),
+    ],
+)
+def test_malformed_categories_are_named_with_their_file(tmp_path, text, complaint):
+    path = tmp_path / "categories.json"
+    path.write_text(text)
+    with pytest.raises(FormatError, match=complaint) as caught:
+        read_categories(path)
+    assert str(path) in str(caught.value)

@@ -80,8 +80,8 @@ class Trainer:
     def _add_up(self, loader: Loader) -> dict[str, int]:
         """The ledger of all ranks; an error where it does not add up, and a message where windows were skipped."""
         ledger = total_ledger(loader)
-        if ledger.num_skipped and self.accelerator.is_main_process:
-            tqdm.write(f"{loader.index.folder}: {ledger}\n{ledger.reasons()}")
+        if self.accelerator.is_main_process:
+            tqdm.write(f"{loader.index.folder.name}: {ledger}" + (f"\n{ledger.reasons()}" if ledger.skipped else ""))
         return ledger.as_dict()
 
     def validate(self) -> Predictions:

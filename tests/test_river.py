@@ -23,6 +23,7 @@ RIVER = [
     "shards.index",
     "shards.staging",
     "shards.pack",
+    "shards.verify",
     "stream.windows",
     "stream.plan",
     "stream.storage",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from wildstream.samples import Batch, Clip
     from wildstream.shards.index import Index, open_index
     from wildstream.shards.pack import PackReport, pack
+    from wildstream.shards.verify import Fault, verify
     from wildstream.stream.batches import Batches
     from wildstream.stream.dataset import DatasetBuilder, WindowDataset
     from wildstream.stream.decode import Decode
@@ -64,6 +65,7 @@ _PLACES = {
     "wildstream.samples": ("Batch", "Clip"),
     "wildstream.shards.index": ("Index", "open_index"),
     "wildstream.shards.pack": ("PackReport", "pack"),
+    "wildstream.shards.verify": ("Fault", "verify"),
     "wildstream.stream.batches": ("Batches",),
     "wildstream.stream.dataset": ("DatasetBuilder", "WindowDataset"),
     "wildstream.stream.decode": ("Decode",),
@@ -87,6 +89,7 @@ __all__ = [
     "Decode",
     "Evaluation",
     "FFmpegError",
+    "Fault",
     "FormatError",
     "Index",
     "LabelError",
@@ -113,6 +116,7 @@ __all__ = [
     "pack",
     "style_names",
     "train",
+    "verify",
 ]
 
 

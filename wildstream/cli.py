@@ -1,4 +1,4 @@
-"""The command line: `wildstream pack | inspect | evaluate | doctor | demo`. Training is for train.py."""
+"""The command line: `wildstream pack | verify | inspect | evaluate | doctor | demo`. Training is for train.py."""
 
 from __future__ import annotations
 
@@ -133,6 +133,12 @@ def _parser() -> argparse.ArgumentParser:
             _add_evaluate_options,
         ),
         (
+            "verify",
+            "whether packed shards still are what their index says",
+            "Compare every video with its checksum, and what decodes with the index. Names what differs.",
+            _add_verify_options,
+        ),
+        (
             "inspect",
             "what packed shards hold, and how well they are shuffled",
             "Describe packed shards from their index alone; no video is opened.",
@@ -183,6 +189,13 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_run_evaluate)
 
 
+def _add_verify_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `wildstream verify`."""
+    parser.add_argument("verified", type=Path, metavar="SHARDS", help="folder of one packed split, as shards/train")
+    parser.add_argument("--workers", type=parse_count, metavar="N", help="threads (default: one per core)")
+    parser.set_defaults(run=_run_verify)
+
+
 def _add_inspect_options(parser: argparse.ArgumentParser) -> None:
     """The options of `wildstream inspect`."""
     parser.add_argument("inspected", type=Path, metavar="SHARDS", help="folder of one packed split, as shards/train")
@@ -228,6 +241,19 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     print(render(evaluation))
     print(f"\nreport: {evaluation.report}")
     return 0
+
+
+def _run_verify(options: argparse.Namespace) -> int:
+    """Print the faults of a packed split; 1 where there are any."""
+    from wildstream.shards.verify import verify
+
+    faults = verify(options.verified, workers=options.workers)
+    for fault in faults:
+        print(f"{fault.shard}  {fault.key}: {fault.reason}")
+    print(
+        f"{options.verified}: " + (f"{len(faults)} faulty videos" if faults else "all videos are what the index says")
+    )
+    return 1 if faults else 0
 
 
 def _run_inspect(options: argparse.Namespace) -> int:

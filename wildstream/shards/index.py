@@ -158,6 +158,10 @@ class Index:
         row = {name: self._table[name][video].as_py() for name in ("shard", "offset", "size")}
         return self.folder / row["shard"], row["offset"], row["size"]
 
+    def checksum(self, video: int) -> str:
+        """SHA-256 of a video's bytes, in hexadecimal."""
+        return str(self._table["sha256"][video].as_py())
+
     def frame_table(self, video: int) -> FrameTable:
         """Timestamps and key frames of a video, read from the index file when asked for.
 

@@ -1,0 +1,94 @@
+"""Packed shards → whether they still are what their index says, video by video.
+
+Three things are compared: the bytes with their checksum, the frames that decode with the index, and the key frames that
+can be trusted with those that the index names. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from wildstream.errors import SampleError, ShardError
+from wildstream.shards.index import Index, open_index
+from wildstream.video import probe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One video that is not what the index says."""
+
+    key: str
+    """Key of the video."""
+    shard: str
+    """Name of the shard that it lies in."""
+    reason: str
+    """What is wrong, and the remedy."""
+
+
+def verify(path: str | Path, *, workers: int | None = None, progress: bool = True) -> list[Fault]:
+    """Check every video of one packed split against its index.
+
+    Args:
+        path: Folder of one packed split, such as "shards/train".
+        workers: Threads; the number of available cores by default.
+        progress: Show a progress bar on stderr.
+
+    Returns:
+        The faults that were found, in order of key; none where all is well.
+
+    Raises:
+        ShardError: There is no index, or it is damaged.
+    """
+    index = open_index(path)
+    threads = workers or len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(threads, "verify") as executor:
+        found = executor.map(lambda video: _check(index, video), range(len(index)))
+        bar = tqdm(found, total=len(index), desc="verify", unit="video", disable=not progress)
+        return [fault for fault in bar if fault is not None]
+
+
+def _check(index: Index, video: int) -> Fault | None:
+    """The fault of one video, if it has one."""
+    shard, _, _ = index.place(video)
+    try:
+        reason = next(_differences(index, video), None)
+    except (OSError, SampleError, ShardError) as error:
+        reason = str(error)
+    return None if reason is None else Fault(key=index.keys[video], shard=shard.name, reason=reason)
+
+
+def _differences(index: Index, video: int) -> Iterator[str]:
+    """What differs between a video and its row of the index, the gravest first."""
+    data = _read(*index.place(video))
+    expected = index.checksum(video)
+    if hashlib.sha256(data).hexdigest() != expected:
+        yield "its bytes are not those that were packed (checksum); restore the shard, or pack the videos again"
+        return
+    facts: Any = probe(torch.frombuffer(data, dtype=torch.uint8))
+    table = index.frame_table(video)
+    if facts.pts.tolist() != table.pts.tolist():
+        yield (
+            f"{facts.num_frames} frames decode, the index has {len(table.pts)}, or others; pack the videos again, with "
+            "the FFmpeg that trains"
+        )
+    elif untrusted := sorted(set(table.key_frames.tolist()) - set(facts.key_frames.tolist())):
+        yield f"decoding from key frame {untrusted[0]} gives other pixels than from the start; pack the videos again"
+
+
+def _read(shard: Path, offset: int, size: int) -> bytearray:
+    """The bytes of one member of a shard."""
+    data = bytearray(size)
+    with shard.open("rb") as file:
+        file.seek(offset)
+        if file.readinto(data) != size:
+            raise ShardError(f"the shard ends before byte {offset + size:,}; restore it, or pack the videos again")
+    return data

@@ -1,6 +1,7 @@
 """The order of an epoch: each window once, whatever the ranks, known before a video is opened."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -211,3 +212,19 @@ def test_the_tests_above_notice_a_window_that_is_lost_or_doubled(broken):
     delivered = sorted((v, w) for v, w, real in streams(mutant, batch_size=1, world_size=1, tail="pad")[0] if real)
     expected = [(video, w) for video, frames in enumerate([50, 60]) for w in range(int(STYLE.num_windows(frames)))]
     assert delivered != expected
+
+
+@given(lengths, styles, orders)
+def test_a_segment_converts_no_more_than_the_overlap_twice(lengths, style, order):
+    plan = make_plan(np.array(lengths, np.int64), style, order)
+    per_video: dict[int, list[np.ndarray]] = {}
+    for segment in plan.segments(Share(batch_size=1)):
+        frames = np.unique(style.frames(segment.windows, lengths[segment.video]))
+        assert len(frames) <= max(order.segment_frames, style.window_size)
+        per_video.setdefault(segment.video, []).append(frames)
+    if order.shuffle and order.lanes > 1:
+        return  # a segment on the border of two lanes is cut at random places, and decoded in both
+    for segments in per_video.values():
+        segments.sort(key=lambda frames: int(frames[0]))
+        for one, other in pairwise(segments):
+            assert len(np.intersect1d(one, other)) <= max(0, style.window_size - style.step_size)

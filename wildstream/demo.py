@@ -20,7 +20,7 @@ OVERRIDES = (
     "data.style=sliding_window_w_temp",
     "data.size=64",
     "model.backbone=tiny3d",
-    "trainer.epochs=10",
+    "trainer.epochs=8",
     "trainer.batch_size=16",
     "trainer.lr=2e-3",
 )

@@ -31,7 +31,7 @@ from wildstream.errors import ConfigError
 from wildstream.ffmpeg import ensure_ffmpeg
 
 CATEGORIES = ("chase", "dart", "spin", "surface")
-DEFAULT_VIDEOS: Mapping[str, int] = MappingProxyType({"train": 14, "val": 4, "test": 4})
+DEFAULT_VIDEOS: Mapping[str, int] = MappingProxyType({"train": 28, "val": 6, "test": 6})
 
 Array = NDArray[np.floating]  # float32 in all that is drawn
 Mask = NDArray[np.bool_]

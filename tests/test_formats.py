@@ -214,3 +214,13 @@ def test_any_name_becomes_one_path_component(name):
     assert not set(key) & set("./\\\0\n\t:*?\"<>|'")
     assert not key.startswith("__")
     assert key == key.strip() == safe_name(key)
+
+
+def test_a_class_folder_with_two_numbers_is_refused_where_nothing_names_the_classes(tmp_path):
+    for folder, name, number in (("dance", "a", 0), ("dance", "b", 2), ("rest", "c", 1)):
+        path = tmp_path / "train" / folder / f"{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"video")
+        path.with_suffix(".txt").write_text(f"{number}\n")
+    with pytest.raises(FormatError, match=r"several class numbers: \{'dance': \[0, 2\]\}; a class folder has one"):
+        get_format("videos").scan(tmp_path)

@@ -18,6 +18,7 @@ from conftest import (
     write_rows,
     write_video,
 )
+from tiny import frames_shards
 
 from wildstream.errors import ShardError
 from wildstream.shards.index import (
@@ -247,3 +248,13 @@ def test_an_index_that_goes_away_later(copy):
 def test_a_folder_whose_name_looks_like_a_partition(copy, tmp_path):
     moved = copy.rename(tmp_path / "key=3")
     assert open_index(moved).keys == ["v0", "v1", "v2"]
+
+
+def test_a_split_that_is_not_there_is_answered_with_those_that_are(tmp_path_factory):
+    shards = frames_shards(tmp_path_factory)
+    with pytest.raises(ShardError, match=r"holds the splits test, train, val: open .*test"):
+        open_index(shards)
+    with pytest.raises(ShardError, match=r"holds the splits test, train, val: choose one of them"):
+        open_index(shards / "tset")
+    with pytest.raises(ShardError, match=r"train is itself a packed split: give the folder above it"):
+        open_index(shards / "train" / "train")

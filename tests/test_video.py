@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wildstream import video
 from wildstream.errors import VideoError
 from wildstream.ffmpeg import ensure_ffmpeg
-from wildstream.video import decode, probe, scan
+from wildstream.video import NO_PTS, decode, probe, scan
 
 CPU = torch.device("cpu")
 LONG = 200
@@ -255,3 +255,14 @@ def test_harmed_bytes_are_decoded_or_refused(make, seed):
 @pytest.mark.parametrize(("frames", "keys", "run"), [(3000, 12, 8), (1394, 140, 1), (60, 60, 1), (1, 1, 1), (0, 0, 1)])
 def test_frames_compared_per_key_frame(frames, keys, run):
     assert video._compared_run(frames, keys) == run
+
+
+def test_frames_without_a_time_are_told_apart_and_decode_all_the_same(shared_data):
+    data = torch.frombuffer(bytearray((shared_data / "originals" / "mm_test.avi").read_bytes()), dtype=torch.uint8)
+    facts = probe(data)
+    assert facts.pts[-1] == NO_PTS
+    assert facts.key_frames.tolist() == [0]
+    assert 20 < facts.fps < 30
+    places = {"pts": facts.pts, "key_frames": facts.key_frames, "time_base": facts.time_base}
+    last = list(decode(data, [0, facts.num_frames - 1], **places, device=torch.device("cpu")))
+    assert len(last) == 2

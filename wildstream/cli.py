@@ -87,6 +87,8 @@ def run_pack(options: argparse.Namespace) -> int:
         print(f"{split}: {count} videos{reused}   {options.out / split}")
     for refusal in (*report.refused, *report.unused):
         print(f"{'refused' if refusal in report.refused else 'unused '}  {refusal.path}: {refusal.reason}")
+    if not any(report.packed.values()):
+        print("nothing was packed; is this the layout that --format says?", file=sys.stderr)
     if not report.refused:
         return 0
     print(f"{len(report.refused)} videos were refused; see {options.out / REPORT_NAME}", file=sys.stderr)

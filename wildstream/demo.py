@@ -42,6 +42,7 @@ def run_demo(out: Path, *, say: Callable[[str], None]) -> Evaluation:
     evaluation = evaluate(run, split="test")
     say(f"\nVideos that the model has never seen ({evaluation.split}):\n\n{render(evaluation)}")
     say(
+        f"\nThe checkpoint is that after epoch {evaluation.epoch}, the best on the validation videos."
         f"\nMean average precision {evaluation.metrics['mAP']:.3f}; chance is {evaluation.metrics['mAP_chance']:.3f}."
         f"\nReport: {evaluation.report}"
     )

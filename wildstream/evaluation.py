@@ -1,7 +1,7 @@
 """A run folder → how good its model is on a split: figures, and what it said about every window.
 
 RUN/evaluation/<split>.json
-  schema_version, checkpoint, data, split, categories, task
+  schema_version, checkpoint, epoch, data, split, categories, task
   metrics       over the whole split: loss, mAP, mAP_chance, f1_macro, f1_micro, and top1 for single_label
   classes       for each class: windows (positives), chance (their share), average_precision
   windows       columns of equal length, in order of (key, start): key, start, probabilities, targets
@@ -39,6 +39,8 @@ class Evaluation:
     """Name of the split."""
     report: Path
     """The JSON file with everything."""
+    epoch: int
+    """Epochs of training that the checkpoint had."""
     metrics: dict[str, float | None]
     """Over the whole split; None where a figure is not defined."""
     classes: dict[str, dict[str, float | None]]
@@ -97,12 +99,20 @@ def evaluate(
         "checkpoint": checkpoint,
         "data": str(path),
         "split": split,
+        "epoch": manifest.epoch,
         "ledger": ledger.as_dict() | {"reasons": dict(ledger.skipped)},
     }
     if accelerator.is_main_process:
         report.parent.mkdir(exist_ok=True)
         report.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-    return Evaluation(split=split, report=report, metrics=content["metrics"], classes=content["classes"], ledger=ledger)
+    return Evaluation(
+        split=split,
+        report=report,
+        epoch=manifest.epoch,
+        metrics=content["metrics"],
+        classes=content["classes"],
+        ledger=ledger,
+    )
 
 
 def describe(predictions: Predictions, manifest: Manifest) -> dict[str, Any]:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from torchcodec.decoders import Demuxer, RawFrame, VideoPacketDecoder, VideoStream
 
 VIDEO_EXTENSIONS = ("mp4", "avi", "mkv", "mov", "webm")
+NO_PTS = -(1 << 63)
+"""The pts of a frame whose container does not say when it is shown: the least int64, as in FFmpeg."""
 COMPARED_FRAMES = 8
 """Frames after each key frame, at most, that `probe` compares between a seek and the straight pass."""
 
@@ -58,15 +60,16 @@ class VideoFacts:
     time_base: Fraction
     """Seconds per unit of pts."""
     pts: npt.NDArray[np.int64]
-    """(num_frames,) presentation times in units of `time_base`, in order of output."""
+    """(num_frames,) presentation times in units of `time_base`, in order of output; NO_PTS where there is none."""
     key_frames: npt.NDArray[np.int64]
     """(num_key_frames,) frame numbers where decoding may start, tried; always holds 0."""
 
     @property
     def fps(self) -> float:
-        """Mean frames per second; 0.0 where one frame or equal times leave it undefined."""
-        span = int(self.pts[-1] - self.pts[0]) * self.time_base
-        return float((self.num_frames - 1) / span) if span > 0 else 0.0
+        """Mean frames per second of those that have a time; 0.0 where one frame or equal times leave it undefined."""
+        timed = self.pts[self.pts != NO_PTS].tolist()
+        span = (timed[-1] - timed[0]) * self.time_base if timed else 0
+        return float((len(timed) - 1) / span) if span > 0 else 0.0
 
 
 def probe(data: Tensor) -> VideoFacts:
@@ -350,12 +353,12 @@ def _checksum(frame: RawFrame) -> int:
 
 def _to_pts(frame: RawFrame, time_base: Fraction) -> int:
     """When a frame is shown, in units of the time base; the least int64 where the container does not say."""
-    return max(round(frame.pts_seconds * time_base.denominator / time_base.numerator), -(1 << 63))
+    return max(round(frame.pts_seconds * time_base.denominator / time_base.numerator), NO_PTS)
 
 
 def _key_frames(pts: npt.NDArray[np.int64], key_pts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Frame numbers of the key frames that a seek by time can reach; only 0 where times do not increase."""
-    if not bool((np.diff(pts) > 0).all()):
+    if not bool((pts[1:] > pts[:-1]).all()):
         return np.zeros(1, np.int64)
     return np.union1d([0], np.flatnonzero(np.isin(pts, key_pts))).astype(np.int64)
 

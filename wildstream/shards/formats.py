@@ -96,6 +96,7 @@ class FrameAnnotated:
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
+        _check_folder(root)
         categories = _find_categories(root)
         if categories is None:
             raise FormatError(f"no categories.json in {root} or the folder above; the columns of the labels need names")
@@ -167,6 +168,12 @@ def _find_categories(root: Path) -> list[str] | None:
     return None
 
 
+def _check_folder(root: Path) -> None:
+    """Refuse a source that is no folder."""
+    if not root.is_dir():
+        raise FormatError(f"{root} is not a folder")
+
+
 def _categories_from_folders(sources: Sequence[Source]) -> list[str]:
     """Class names from the folders that the videos lie in; each number must belong to one folder."""
     names: dict[int, set[str]] = defaultdict(set)
@@ -175,6 +182,15 @@ def _categories_from_folders(sources: Sequence[Source]) -> list[str]:
             names[read_clip_class(source.labels)].add(source.video.parent.name)
         except LabelError:
             continue  # named when the video is packed
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for number, folders in names.items():
+        for folder in folders:
+            numbers[folder].add(number)
+    if mixed := {folder: sorted(found) for folder, found in numbers.items() if len(found) > 1}:
+        raise FormatError(
+            f"folders whose videos have several class numbers: {mixed}; a class folder has one. Correct the label "
+            "files, or add a categories.json that names the classes by number"
+        )
     if unclear := {number: sorted(folders) for number, folders in names.items() if len(folders) > 1}:
         raise FormatError(f"class numbers that several folders use: {unclear}; add a categories.json")
     if sorted(names) != list(range(len(names))):
@@ -184,8 +200,7 @@ def _categories_from_folders(sources: Sequence[Source]) -> list[str]:
 
 def _pair(root: Path, categories: list[str], *, label_extensions: Sequence[str], folders_in_key: int) -> Scan:
     """Pair every video below root with the label file of the same name; name what stays alone."""
-    if not root.is_dir():
-        raise FormatError(f"{root} is not a folder")
+    _check_folder(root)
     scan = Scan(categories)
     files = sorted(path for path in root.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(root)))
     videos = [path for path in files if path.suffix[1:].lower() in VIDEO_EXTENSIONS]

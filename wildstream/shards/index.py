@@ -240,17 +240,26 @@ def _read_wide_group(path: Path, written: int, group: int) -> pa.Table:
         return file.read_row_group(group, columns=list(WIDE)).combine_chunks()
 
 
+def _what_is_there(folder: Path) -> str:
+    """Where the packed splits are that somebody may have meant."""
+    inside, beside = (
+        sorted(found.parent.name for found in place.glob(f"*/{DATASET_NAME}")) if place.is_dir() else []
+        for place in (folder, folder.parent)
+    )
+    if inside:
+        return f"It holds the splits {', '.join(inside)}: open {folder / inside[0]}."
+    if (folder.parent / DATASET_NAME).is_file():
+        return f"{folder.parent} is itself a packed split: give the folder above it."
+    if beside:
+        return f"{folder.parent} holds the splits {', '.join(beside)}: choose one of them."
+    return "Make shards with `wildstream pack SOURCE OUT`."
+
+
 def _read_info(folder: Path) -> DatasetInfo:
     """Read dataset.json; where it is missing, say what lies there instead."""
     path = folder / DATASET_NAME
     if not path.is_file():
-        inside = sorted(found.parent.name for found in folder.glob(f"*/{DATASET_NAME}")) if folder.is_dir() else []
-        hint = (
-            f"It holds the splits {', '.join(inside)}: open {folder / inside[0]}."
-            if inside
-            else ("Make shards with `wildstream pack SOURCE OUT`.")
-        )
-        raise ShardError(f"no {DATASET_NAME} in {folder}, so it holds no packed split. {hint}")
+        raise ShardError(f"no {DATASET_NAME} in {folder}, so it holds no packed split. {_what_is_there(folder)}")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(raw, dict) and raw.get("schema_version") != SCHEMA_VERSION:

@@ -183,7 +183,9 @@ def _blame(mean: float, batch: Batch, losses: Tensor) -> str:
 
 def _summary(epoch: int, train: dict[str, float], val: dict[str, float], seconds: float, is_best: bool) -> str:
     """One line about one epoch, for people."""
-    figures = "  ".join(f"{name} {value:.3f}" for name, value in val.items() if name != "mAP_chance")
+    shown = {name: f"{name} {value:.3f}" for name, value in val.items()}
+    shown["mAP"] += f" (chance {val['mAP_chance']:.3f})"
+    figures = "  ".join(text for name, text in shown.items() if name != "mAP_chance")
     return (
         f"epoch {epoch}: train loss {train['loss']:.3f}  |  val {figures}  |  "
         f"{train['windows_per_second']:.0f} windows/s, {seconds:.0f} s{'  *best' if is_best else ''}"

@@ -46,10 +46,8 @@ def streams(plan, *, batch_size, world_size, tail):
     return result
 
 
-@given(lengths, styles, orders, st.sampled_from([1, 2, 4]), st.integers(1, 5))
+@given(lengths, styles, orders, st.integers(1, 8), st.integers(1, 5))
 def test_the_ranks_together_deliver_each_window_once(lengths, style, order, world_size, batch_size):
-    if order.lanes % world_size:
-        return
     plan = make_plan(np.array(lengths, np.int64), style, order)
     expected = [(video, w) for video, frames in enumerate(lengths) for w in range(int(style.num_windows(frames)))]
     assert len(plan) == len(expected)
@@ -144,7 +142,7 @@ def test_orders_out_of_range_are_refused(options, message):
         Order(**options)
 
 
-@given(lengths, styles, orders, st.sampled_from([1, 2, 3]), st.sampled_from([1, 2, 4]), st.integers(1, 5))
+@given(lengths, styles, orders, st.integers(1, 8), st.integers(1, 4), st.integers(1, 5))
 def test_the_workers_of_a_rank_have_each_place_once(lengths, style, order, world_size, workers, batch_size):
     plan = make_plan(np.array(lengths, np.int64), style, order)
     for rank in range(world_size):

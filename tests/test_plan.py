@@ -118,10 +118,9 @@ def test_neighbouring_windows_are_far_apart_and_few_segments_are_open():
     place[plan.order] = np.arange(len(plan))
     distance = np.abs(np.diff(place))
     assert np.median(distance) > 20
-    first, last = {}, {}
-    for segment in plan.segments(Share(batch_size=1)):
-        first[id(segment)], last[id(segment)] = segment.positions.min(), segment.positions.max()
-    opened, closed = np.sort(list(first.values())), np.sort(list(last.values()))
+    segments = list(plan.segments(Share(batch_size=1)))
+    opened = np.sort([segment.positions.min() for segment in segments])
+    closed = np.sort([segment.positions.max() for segment in segments])
     open_at = [np.searchsorted(opened, p, "right") - np.searchsorted(closed, p, "left") for p in range(len(plan))]
     assert max(open_at) <= order.lanes * (2 * order.pool_segments + 2)
 

@@ -87,7 +87,10 @@ def measure(
 
 
 def add_up(footprints: Sequence[Footprint]) -> Footprint:
-    """What several streams take that run side by side, such as those of worker processes."""
+    """What several streams take that run side by side, such as those of worker processes.
+
+    A frame that two of them need counts in the needed frames of both.
+    """
     return Footprint(
         pool_bytes=sum(footprint.pool_bytes for footprint in footprints),
         pool_segments=sum(footprint.pool_segments for footprint in footprints),

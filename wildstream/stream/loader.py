@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -172,9 +172,9 @@ class Loader:
         """The batches of the current epoch; after `load_state_dict`, once, the rest of it."""
         plan, whole = self.plan(), self.share()
         share = replace(whole, skip=self._resume_at // self._ranks)
-        self._check_order(plan)
+        order = self._checked_order(plan)
         ledger = self.ledger = Ledger(planned=self.batch_size * plan.num_batches(share))
-        progress = self._progress = _Progress(epoch=self.epoch, position=self._resume_at, order=plan.checksum())
+        progress = self._progress = _Progress(epoch=self.epoch, position=self._resume_at, order=order)
         self._resume_at, self._resume_order = 0, None
         for batch in self._batches(plan, share):
             ledger.add(batch)
@@ -187,13 +187,15 @@ class Loader:
             raise LedgerError(f"{plan.num_real(share)} windows were planned, but {ledger}. Please report this.")
         progress.epoch, progress.position, progress.order = progress.epoch + 1, 0, None
 
-    def _check_order(self, plan: Plan) -> None:
-        """Refuse to go on in the middle of an epoch that is not in the order in which it was begun."""
-        if self._resume_order not in (None, plan.checksum()):
+    def _checked_order(self, plan: Plan) -> int:
+        """The checksum of a plan; refused where an epoch would go on in another order than it was begun in."""
+        order = plan.checksum()
+        if self._resume_order not in (None, order):
             raise ConfigError(
                 f"epoch {self.epoch} is in another order than when it was left in the middle. Take the versions of "
                 f"that run (here is NumPy {np.__version__}), or start the epoch anew."
             )
+        return order
 
     def state_dict(self) -> dict[str, Any]:
         """How far the stream is: the same on all ranks, and enough to go on exactly there on any number of them."""
@@ -320,7 +322,12 @@ class Loader:
             )
 
     def _labels(self) -> npt.NDArray[np.bool_]:
-        """Labels of all windows."""
+        """Labels of all windows, for samplers."""
+        return self._all_labels
+
+    @cached_property
+    def _all_labels(self) -> npt.NDArray[np.bool_]:
+        """Labels of all windows, computed once: length and every epoch's draw ask for them."""
         return self.style.labels_of(self.index.track(video) for video in range(len(self.index)))
 
     def _frame_bytes(self) -> npt.NDArray[np.int64]:

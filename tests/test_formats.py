@@ -3,7 +3,9 @@
 import io
 import re
 import tarfile
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from conftest import read_webdataset
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from wildstream.errors import ConfigError, FormatError, LabelError
 from wildstream.shards.formats import FORMATS, get_format, safe_name, select_splits
+from wildstream.video import VideoFacts
 
 
 def make(root, *names, categories='["a", "b"]'):
@@ -110,11 +113,25 @@ def test_class_names_that_folders_cannot_give(tmp_path, numbers, complaint):
         FORMATS["videos"].scan(root)
 
 
+def facts_of(num_frames):
+    return VideoFacts(
+        codec="h264",
+        pixel_format="yuv420p",
+        width=64,
+        height=64,
+        num_frames=num_frames,
+        claimed_frames=num_frames,
+        time_base=Fraction(1, 25),
+        pts=np.arange(num_frames),
+        key_frames=np.zeros(1, np.int64),
+    )
+
+
 def test_class_beyond_the_categories(tmp_path):
     scan = FORMATS["videos"].scan(make(tmp_path, "c/a.avi", "c/a.txt"))
     (tmp_path / "c/a.txt").write_text("2")
     with pytest.raises(LabelError, match=r"a\.txt says class 2, but there are 2 categories"):
-        FORMATS["videos"].read(scan.sources[0], num_frames=3, categories=scan.categories)
+        FORMATS["videos"].read(scan.sources[0], facts=facts_of(3), categories=scan.categories)
 
 
 def test_no_file_is_passed_over_in_silence(tmp_path):

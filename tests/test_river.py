@@ -20,6 +20,7 @@ RIVER = [
     "tables",
     "shards.labels",
     "shards.formats",
+    "shards.ingest",
     "shards.index",
     "shards.staging",
     "shards.pack",

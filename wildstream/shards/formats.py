@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 from wildstream.errors import ConfigError, FormatError, LabelError
 from wildstream.shards.labels import LabelTrack, read_categories, read_clip_class, read_frame_rows
-from wildstream.video import VIDEO_EXTENSIONS
+from wildstream.video import VIDEO_EXTENSIONS, VideoFacts
 
 Task = Literal["multi_label", "single_label"]
 """Whether classes may overlap (binary cross entropy) or exclude each other (cross entropy)."""
@@ -75,8 +75,8 @@ class Format(Protocol):
             FormatError: Nothing below root looks like this layout, or its categories cannot be read.
         """
 
-    def read(self, source: Source, *, num_frames: int, categories: list[str]) -> LabelTrack:
-        """Read the labels of one video that has `num_frames` frames.
+    def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
+        """Read the labels of one video, of which `facts` tell number and times of the frames.
 
         Raises:
             LabelError: The labels are malformed or do not fit the video.
@@ -102,9 +102,9 @@ class FrameAnnotated:
             raise FormatError(f"no categories.json in {root} or the folder above; the columns of the labels need names")
         return _pair(root, categories, label_extensions=("tsv", "txt"), folders_in_key=0)
 
-    def read(self, source: Source, *, num_frames: int, categories: list[str]) -> LabelTrack:
+    def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
         """See Format."""
-        return read_frame_rows(source.labels, num_frames=num_frames, categories=categories)
+        return read_frame_rows(source.labels, num_frames=facts.num_frames, categories=categories)
 
 
 class VideoAnnotated:
@@ -124,12 +124,12 @@ class VideoAnnotated:
         scan.categories = _find_categories(root) or _categories_from_folders(scan.sources)
         return scan
 
-    def read(self, source: Source, *, num_frames: int, categories: list[str]) -> LabelTrack:
+    def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
         """See Format."""
         label = read_clip_class(source.labels)
         if label >= len(categories):
             raise LabelError(f"{source.labels.name} says class {label}, but there are {len(categories)} categories")
-        return LabelTrack.from_class(label, num_frames=num_frames, num_classes=len(categories))
+        return LabelTrack.from_class(label, num_frames=facts.num_frames, num_classes=len(categories))
 
 
 FORMATS: dict[str, Format] = {"frames": FrameAnnotated(), "videos": VideoAnnotated()}

@@ -23,14 +23,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 from tqdm import tqdm
 
-from wildstream.errors import ConfigError, SampleError, ShardError, VideoError
+from wildstream.errors import ConfigError, SampleError, ShardError
 from wildstream.shards.formats import Format, Refusal, Scan, Source, get_format, select_splits
 from wildstream.shards.index import (
     INDEX_NAME,
@@ -43,9 +41,8 @@ from wildstream.shards.index import (
     write_table,
     write_text,
 )
-from wildstream.shards.labels import LabelTrack
+from wildstream.shards.ingest import Sample, ingest
 from wildstream.shards.staging import link_or_copy, locked, put_in_place, staging_folder
-from wildstream.video import VideoFacts, probe
 
 REPORT_NAME = "pack-report.json"
 OnError = Literal["skip", "fail"]
@@ -63,14 +60,6 @@ class PackReport:
     """Videos that are left out, and why."""
     unused: list[Refusal] = field(default_factory=list)
     """Label files that belong to no video."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """One video, read and checked: what goes into the tar, and its row of the index without its place."""
-
-    members: dict[str, bytes]
-    row: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,64 +230,19 @@ class _Packer:
         write_table(folder / f"{shard.name}.parquet", table)
         return table
 
-    def _checked(self, sources: list[Source]) -> Iterator[tuple[Source, _Sample | SampleError]]:
+    def _checked(self, sources: list[Source]) -> Iterator[tuple[Source, Sample | SampleError]]:
         """Read and check sources in parallel; results in order, and only a few of them in memory."""
         ahead = 2 * self.workers
         with ThreadPoolExecutor(self.workers, "pack") as threads:
-            pending = [threads.submit(self._check, source) for source in sources[:ahead]]
+            pending = [threads.submit(self._ingest, source) for source in sources[:ahead]]
             for n, source in enumerate(sources):
                 yield source, pending.pop(0).result()
                 if n + ahead < len(sources):
-                    pending.append(threads.submit(self._check, sources[n + ahead]))
+                    pending.append(threads.submit(self._ingest, sources[n + ahead]))
 
-    def _check(self, source: Source) -> _Sample | SampleError:
-        """Read one video and its labels, or say why that cannot be."""
-        try:
-            data = source.video.read_bytes()
-            facts = probe(torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0))
-            track = self._read_labels(source, facts)
-        except OSError as error:
-            return VideoError(f"cannot be read: {error.strerror}")
-        except SampleError as error:
-            return error
-        return self._make_sample(source, data, facts, track)
-
-    def _read_labels(self, source: Source, facts: VideoFacts) -> LabelTrack:
-        """The labels of a video; where their length does not fit, the container's claim is part of the reason."""
-        try:
-            return self.layout.read(source, num_frames=facts.num_frames, categories=self.categories)
-        except SampleError as error:
-            if facts.claimed_frames == facts.num_frames:
-                raise
-            raise type(error)(f"{error} (its container promises {facts.claimed_frames} frames)") from error
-
-    def _make_sample(self, source: Source, data: bytes, facts: VideoFacts, track: LabelTrack) -> _Sample:
-        """Members of the tar sample, and the row of the index but for shard and offset."""
-        extension = source.video.suffix[1:].lower()
-        row = {
-            "key": source.key,
-            "extension": extension,
-            "size": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "codec": facts.codec,
-            "pixel_format": facts.pixel_format,
-            "width": facts.width,
-            "height": facts.height,
-            "num_frames": facts.num_frames,
-            "time_base_numerator": facts.time_base.numerator,
-            "time_base_denominator": facts.time_base.denominator,
-            "ctime": source.video.stat().st_ctime,
-            "source": source.video.relative_to(self.root).as_posix(),
-        }
-        metadata = {**row, "fps": facts.fps, "categories": self.categories}
-        members = {extension: data, "json": json.dumps(metadata, ensure_ascii=False).encode()}
-        if self.layout.task == "single_label":
-            members["cls"] = str(track.classes[0]).encode()
-        else:
-            members["labels.npy"] = _npy(track.rows().view(np.uint8))
-        columns = zip(track.classes.tolist(), track.first.tolist(), track.stop.tolist(), strict=True)
-        events = [{"class": label, "first": first, "stop": stop} for label, first, stop in columns]
-        return _Sample(members, {**row, "events": events, "pts": facts.pts, "key_frames": facts.key_frames})
+    def _ingest(self, source: Source) -> Sample | SampleError:
+        """Read and check one source."""
+        return ingest(source, root=self.root, layout=self.layout, categories=self.categories)
 
     def _refuse(self, source: Source, error: SampleError) -> Refusal:
         """Note a refused video, or raise where one is one too many."""
@@ -383,10 +327,3 @@ def _verify(path: Path, rows: list[dict[str, Any]]) -> None:
 def _write_report(path: Path, report: PackReport) -> None:
     """Write pack-report.json."""
     write_text(path, json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n")
-
-
-def _npy(array: np.ndarray[Any, Any]) -> bytes:
-    """An array as the bytes of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()

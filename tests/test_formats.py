@@ -113,6 +113,59 @@ def test_class_names_that_folders_cannot_give(tmp_path, numbers, complaint):
         FORMATS["videos"].scan(root)
 
 
+@pytest.mark.parametrize("extension", ["csv", "tsv"])
+@pytest.mark.parametrize("folder", ["train/", "train/fish/"])
+def test_events_layouts(tmp_path, folder, extension):
+    root = make(tmp_path, f"{folder}fish.mp4", f"{folder}fish.{extension}", "train/bare.mp4", "val/lonely.csv")
+    scan = FORMATS["events"].scan(root)
+    assert found(scan) == [("train", "fish")]
+    assert scan.categories == ["a", "b"]
+    assert scan.sources[0].labels == root / folder / f"fish.{extension}"
+    assert named(scan.refused) == {"train/bare.mp4": "has no labels: no bare.csv or bare.tsv beside it"}
+    assert named(scan.unused) == {"val/lonely.csv": "has no video beside it"}
+
+
+def write_tables(root, **events):
+    """Videos and their tables in the events layout; a class for each letter."""
+    for name, classes in events.items():
+        make(root, f"{name}/a.mp4", categories=None)
+        (root / name / "a.csv").write_text("start,stop,class\n" + "".join(f"0,1,{label}\n" for label in classes))
+    return root
+
+
+def test_class_names_from_the_tables_of_all_splits(tmp_path):
+    scan = FORMATS["events"].scan(write_tables(tmp_path / "above" / "set", train="dbd", val="", test="ca"))
+    assert scan.categories == ["a", "b", "c", "d"]
+    assert select_splits(scan, ["val"]).categories == ["a", "b", "c", "d"]
+    make(tmp_path / "above", categories='["d", "c"]')
+    assert FORMATS["events"].scan(tmp_path / "above" / "set").categories == ["d", "c"]
+
+
+def test_class_names_that_the_tables_cannot_give(tmp_path):
+    root = write_tables(tmp_path / "above" / "set", train="ab", val="a")
+    (root / "val/a.csv").write_text("start,stop\n0,1\n")
+    complaint = r"^a\.csv, line 1 .* one column 'class', but has 0: .* \(in folder val\).* or add a categories\.json"
+    with pytest.raises(FormatError, match=complaint):
+        FORMATS["events"].scan(root)
+    with pytest.raises(FormatError, match=r"no table of events below .* has an event.* add a categories\.json"):
+        FORMATS["events"].scan(write_tables(tmp_path / "empty" / "set", train="", val=""))
+    bare = make(tmp_path / "bare" / "set", "a.mp4", categories=None)
+    assert set(named(FORMATS["events"].scan(bare).refused)) == {"a.mp4"}, "what is refused says why nothing has a name"
+
+
+def test_events_follow_the_times_of_the_frames(tmp_path):
+    root = make(tmp_path, "a.mp4", "b.mp4", "b.csv")
+    (root / "a.csv").write_text("start,stop,class\n0.04,0.12,b\n0.08,0.2,b\n")
+    good, empty = FORMATS["events"].scan(root).sources
+    track = FORMATS["events"].read(good, facts=facts_of(10), categories=["a", "b"])
+    assert (track.num_frames, track.num_classes) == (10, 2)
+    assert [track.classes.tolist(), track.first.tolist(), track.stop.tolist()] == [[1], [1], [5]]
+    with pytest.raises(LabelError, match=r"a\.csv, line 3: .* when the video is over; the video lasts 0\.08 s"):
+        FORMATS["events"].read(good, facts=facts_of(2), categories=["a", "b"])
+    with pytest.raises(LabelError, match=r"b\.csv is empty"):
+        FORMATS["events"].read(empty, facts=facts_of(2), categories=["a", "b"])
+
+
 def facts_of(num_frames):
     return VideoFacts(
         codec="h264",
@@ -124,6 +177,7 @@ def facts_of(num_frames):
         time_base=Fraction(1, 25),
         pts=np.arange(num_frames),
         key_frames=np.zeros(1, np.int64),
+        lost=np.zeros((0, 2), np.int64),
     )
 
 
@@ -179,7 +233,7 @@ def test_nothing_to_scan(tmp_path):
 
 
 def test_unknown_format():
-    with pytest.raises(ConfigError, match=r"format='wlasl' is not known\. Take one of frames, videos"):
+    with pytest.raises(ConfigError, match=r"format='wlasl' is not known\. Take one of frames, videos, events"):
         get_format("wlasl")
 
 

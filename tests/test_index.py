@@ -21,6 +21,7 @@ from conftest import (
 from tiny import frames_shards
 
 from wildstream.errors import ShardError
+from wildstream.probe import probe
 from wildstream.shards.index import (
     DATASET_NAME,
     INDEX_NAME,
@@ -33,7 +34,6 @@ from wildstream.shards.index import (
     write_table,
 )
 from wildstream.shards.pack import pack
-from wildstream.video import probe
 
 
 @pytest.fixture
@@ -57,6 +57,7 @@ def test_the_index_says_what_was_packed(tiny_source, tiny_shards):
         "num_videos": 3,
         "num_frames": 3 * TINY_FRAMES,
         "shards": ["000000.tar", "000001.tar"],
+        "transcode": None,
     }
     for video, key in enumerate(index.keys):
         source = tiny_source / "train" / key / f"{key}.mp4"

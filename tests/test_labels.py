@@ -1,6 +1,8 @@
 """Label tracks: events and rows are the same thing; what is malformed is named with file and line."""
 
 import json
+import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,7 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from wildstream.errors import FormatError, LabelError
-from wildstream.shards.labels import LabelTrack, read_categories, read_clip_class, read_frame_rows
+from wildstream.shards.labels import (
+    LabelTrack,
+    read_categories,
+    read_clip_class,
+    read_event_names,
+    read_events,
+    read_frame_rows,
+)
 
 NAMES = ["walk", "rest"]
 ROWS = hnp.arrays(np.bool_, st.tuples(st.integers(0, 40), st.integers(1, 5)))
@@ -145,3 +154,112 @@ def test_malformed_categories_are_named_with_their_file(tmp_path, text, complain
     with pytest.raises(FormatError, match=complaint) as caught:
         read_categories(path)
     assert str(path) in str(caught.value)
+
+
+# ---- tables of events ------------------------------------------------------------------------------------------------
+
+
+def read_table(path, text):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    events = read_events(path, categories=["walk", "rest, long"])
+    return [(event.label, event.start, event.stop, event.origin.rpartition(" ")[2]) for event in events]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "lines"),
+    [
+        ("a.csv", 'start,stop,class\n0.5,1,walk\n2,3.25,"rest, long"\n', "23"),
+        ("a.csv", 'start,stop,class\n0.5,1,walk\n2,3.25,"rest, long"', "23"),
+        ("a.csv", '\ufeffstart,stop,class\r\n0.5,1,walk\r\n2,3.25,"rest, long"\r\n', "23"),
+        ("a.csv", 'class,who,stop,start\nwalk,,1,+.5\n"rest, long","a\nb",3.25,2.\n\n', "23"),
+        ("a.csv", '\nstart,stop,class,note\n\n5e-1, 1 ,walk,"a\n\nb"\n,,,\n0.02E+2,3250e-3,"rest, long",', "48"),
+        ("a.tsv", "start\tstop\tclass\n0.5\t1\twalk\n2\t3.25\trest, long\n", "23"),
+        ("a.TSV", "start\tstop\tclass\tnote\n0.5\t1\twalk\t\n2\t3.25\trest, long\t\n", "23"),
+    ],
+    ids=["plain", "no last line end", "BOM, CRLF", "order, others", "blank lines, quoted lines", "tsv", "empty cells"],
+)
+def test_tables_as_programs_write_them(tmp_path, name, text, lines):
+    half, quarter = Fraction(1, 2), Fraction(13, 4)
+    assert read_table(tmp_path / name, text) == [(0, half, 1, lines[0]), (1, 2, quarter, lines[1])]
+
+
+@pytest.mark.parametrize("text", ["start,stop,class\n", "start,stop,class", "class,x,start,stop\n\n\n"])
+def test_a_header_alone_says_that_nothing_happens(tmp_path, text):
+    assert read_table(tmp_path / "a.csv", text) == []
+    assert read_event_names(tmp_path / "a.csv") == set()
+
+
+def test_times_are_what_is_written(tmp_path):
+    """0.1 is a tenth, not the float beside it; digits that no float has count too."""
+    found = read_table(tmp_path / "a.csv", "start,stop,class\n0.1,0.30000000000000000001,walk\n")
+    assert found[0][1:3] == (Fraction(1, 10), Fraction(30000000000000000001, 10**20))
+
+
+HEADER = "start,stop,class\n"
+NO_TIME = "is no time in seconds; write a decimal number such as 12.48"
+MALFORMED_TABLES = {
+    "": "a.csv is empty; its first line must name the columns start, stop, class",
+    "\n \n": "a.csv is empty; its first line must name",
+    "0,1,walk\n": "a.csv, line 1 (separated by commas): the header must have one column 'start', but has 0: ['0', ",
+    "start,stop\n0,1\n": "a.csv, line 1 (separated by commas): the header must have one column 'class', but has 0",
+    "start,end,class\n": "the header must have one column 'stop', but has 0: ['start', 'end', 'class']",
+    "Start,stop,class\n": "the header must have one column 'start', but has 0",
+    "start, stop, class\n": "the header must have one column 'stop', but has 0: ['start', ' stop', ' class']",
+    "start,stop,class,start\n": "the header must have one column 'start', but has 2",
+    "start;stop;class\n0;1;walk\n": "a.csv, line 1 (separated by commas): the header must have one column 'start'",
+    f"{HEADER}0,1\n": "a.csv, line 2: 2 cells, but the header has 3, separated by commas",
+    f"{HEADER}0,1,walk\n0,1,walk,\n": "a.csv, line 3: 4 cells, but the header has 3, separated by commas",
+    f"{HEADER}0,1,rest, long\n": "a.csv, line 2: 4 cells",
+    f'{HEADER}0,1,"walk\n0,1,walk\n': "a.csv, line 3 cannot be read: unexpected end of data; mind its quotes",
+    f'{HEADER}0,1,"walk"s\n': "a.csv, line 2 cannot be read: ',' expected after '\"'; mind its quotes",
+    f"{HEADER}0,1,{'x' * 200_000}\n": "a.csv, line 2 cannot be read: field larger than field limit",
+}
+MALFORMED_EVENTS = {
+    f"{HEADER}0,1,swim\n": "a.csv, line 2: class 'swim' is not one of the categories walk, rest, long",
+    f"{HEADER}0,1, walk\n": "a.csv, line 2: class ' walk' is not one of",
+    f"{HEADER}0,1,Walk\n": "a.csv, line 2: class 'Walk' is not one of",
+    f"{HEADER}0,1,\n": "a.csv, line 2: class '' is not one of",
+    f"{HEADER}zero,1,walk\n": f"a.csv, line 2, column 'start': 'zero' {NO_TIME}",
+    f"{HEADER}0,1,walk\n0,,walk\n": f"a.csv, line 3, column 'stop': '' {NO_TIME}",
+    f'{HEADER}"1,5",2,walk\n': f"a.csv, line 2, column 'start': '1,5' {NO_TIME}",
+    f"{HEADER}0,00:01,walk\n": f"a.csv, line 2, column 'stop': '00:01' {NO_TIME}",
+    f"{HEADER}0,1/2,walk\n": f"a.csv, line 2, column 'stop': '1/2' {NO_TIME}",
+    f"{HEADER}0,1_0,walk\n": f"a.csv, line 2, column 'stop': '1_0' {NO_TIME}",
+    f"{HEADER}0,0x1,walk\n": f"a.csv, line 2, column 'stop': '0x1' {NO_TIME}",
+    f"{HEADER}nan,1,walk\n": f"a.csv, line 2, column 'start': 'nan' {NO_TIME}",
+    f"{HEADER}0,inf,walk\n": f"a.csv, line 2, column 'stop': 'inf' {NO_TIME}",
+    f"{HEADER}0,Infinity,walk\n": f"a.csv, line 2, column 'stop': 'Infinity' {NO_TIME}",
+    f"{HEADER}0,\u0663,walk\n": f"a.csv, line 2, column 'stop': '\u0663' {NO_TIME}",
+    f"{HEADER}0,1e999999999,walk\n": f"a.csv, line 2, column 'stop': '1e999999999' {NO_TIME}",
+    f"{HEADER}0,{'9' * 5000},walk\n": f"a.csv, line 2, column 'stop': '{'9' * 39} {NO_TIME}",
+}
+
+
+@pytest.mark.parametrize("text", [*MALFORMED_TABLES, *MALFORMED_EVENTS], ids=lambda text: repr(text)[:40])
+def test_malformed_tables_are_named_with_file_and_line(tmp_path, text):
+    with pytest.raises(LabelError) as caught:
+        read_table(tmp_path / "a.csv", text)
+    assert str(caught.value).startswith((MALFORMED_TABLES | MALFORMED_EVENTS)[text].partition("the header")[0])
+    assert (MALFORMED_TABLES | MALFORMED_EVENTS)[text] in str(caught.value)
+
+
+@pytest.mark.parametrize("text", MALFORMED_TABLES, ids=lambda text: repr(text)[:40])
+def test_names_are_not_read_from_malformed_tables(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(LabelError, match=re.escape(MALFORMED_TABLES[text])):
+        read_event_names(tmp_path / "a.csv")
+
+
+def test_tables_that_are_no_text(tmp_path):
+    for text in (HEADER.encode("utf-16"), HEADER.encode() + b"0,1,w\xe4lzen\n"):
+        with pytest.raises(LabelError, match=r"a\.csv is not UTF-8 text \(byte"):
+            read_table(tmp_path / "a.csv", text)
+    with pytest.raises(LabelError, match=r"gone\.csv cannot be read: No such file"):
+        read_events(tmp_path / "gone.csv", categories=["walk"])
+
+
+@pytest.mark.parametrize("name", ["", " walk", "walk "])
+def test_names_that_are_probably_slips_name_no_class(tmp_path, name):
+    (tmp_path / "a.csv").write_text(f"{HEADER}0,1,walk\n0,1,{name}\n")
+    with pytest.raises(LabelError, match=r"a\.csv, line 3: class .* is empty or has blanks around it"):
+        read_event_names(tmp_path / "a.csv")

@@ -11,10 +11,12 @@ from conftest import SHARED_DATA, TINY_FRAMES, moving_pattern, read_tensor, writ
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from wildstream import probe as probing
 from wildstream import video
 from wildstream.errors import VideoError
 from wildstream.ffmpeg import ensure_ffmpeg
-from wildstream.video import NO_PTS, decode, probe, scan
+from wildstream.probe import probe
+from wildstream.video import NO_PTS, decode, scan
 
 CPU = torch.device("cpu")
 LONG = 200
@@ -33,7 +35,12 @@ def straight(data):
 def decode_frames(data, numbers, facts=None, **changes):
     facts = facts or probe(data)
     options = {"pts": facts.pts, "key_frames": facts.key_frames, "time_base": facts.time_base, "device": CPU}
-    return list(decode(data, numbers, **{**options, **changes}))
+    found = dict(decode(data, numbers, **{**options, **changes}))
+    assert list(found) == list(numbers)
+    for frame in found.values():
+        if isinstance(frame, VideoError):
+            raise frame
+    return list(found.values())
 
 
 def assert_same(found, expected):
@@ -224,7 +231,7 @@ def test_frames_are_memory_of_their_own(make):
 
 def test_another_file_than_the_index_speaks_of(make):
     facts, other = probe(make("a.mp4")), make("b.mp4", 30)
-    with pytest.raises(VideoError, match="ends before frame 40, which is wanted"):
+    with pytest.raises(VideoError, match=r"frames 36 to 47 do not decode \(the video ends before frame 36"):
         decode_frames(other, [2, 40], facts)
     with pytest.raises(VideoError, match=r"frame 1 should be shown at 0\.\d+ s, the decoder gave one for 0\.040000 s"):
         decode_frames(other, [2], facts, pts=facts.pts * 2)
@@ -254,7 +261,7 @@ def test_harmed_bytes_are_decoded_or_refused(make, seed):
 
 @pytest.mark.parametrize(("frames", "keys", "run"), [(3000, 12, 8), (1394, 140, 1), (60, 60, 1), (1, 1, 1), (0, 0, 1)])
 def test_frames_compared_per_key_frame(frames, keys, run):
-    assert video._compared_run(frames, keys) == run
+    assert probing._compared_run(frames, keys) == run
 
 
 def test_frames_without_a_time_are_told_apart_and_decode_all_the_same(shared_data):
@@ -264,5 +271,6 @@ def test_frames_without_a_time_are_told_apart_and_decode_all_the_same(shared_dat
     assert facts.key_frames.tolist() == [0]
     assert 20 < facts.fps < 30
     places = {"pts": facts.pts, "key_frames": facts.key_frames, "time_base": facts.time_base}
-    last = list(decode(data, [0, facts.num_frames - 1], **places, device=torch.device("cpu")))
+    last = dict(decode(data, [0, facts.num_frames - 1], **places, device=torch.device("cpu")))
+    assert all(isinstance(frame, torch.Tensor) for frame in last.values())
     assert len(last) == 2

@@ -8,8 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from wildstream.errors import WildStreamError
+from wildstream.errors import ConfigError, WildStreamError
+
+if TYPE_CHECKING:
+    from wildstream.shards.transcode import Transcode
 
 EXIT_CODES = """exit status:
   0  all is well
@@ -49,9 +53,10 @@ def add_pack_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         required=True,
-        choices=("frames", "videos"),
+        choices=("frames", "videos", "events"),
         help="layout of the source. frames: a .tsv or .txt beside each video, a row of 0/1 per frame, and "
-        "categories.json. videos: class folders, a .txt with one class number beside each video",
+        "categories.json. videos: class folders, a .txt with one class number beside each video. events: a .csv or "
+        ".tsv with the columns start, stop (in seconds) and class beside each video",
     )
     parser.add_argument("--split", action="append", metavar="NAME", help="pack this split alone; may be repeated")
     parser.add_argument(
@@ -64,7 +69,16 @@ def add_pack_options(parser: argparse.ArgumentParser) -> None:
         "--on-error",
         choices=("skip", "fail"),
         default="skip",
-        help="what to do about a video that cannot be packed: leave it out and name it (default), or stop",
+        help="what to do about a video that cannot be packed: leave it out and name it (default), or stop; stop "
+        "also at one of which some frames do not decode, which is otherwise packed and named",
+    )
+    parser.add_argument(
+        "--transcode",
+        type=parse_transcode,
+        metavar="OPTIONS",
+        help="re-encode each video, say short_side=256,gop=32,codec=h264,crf=20. short_side: pixels of the shorter "
+        "side, never more than it has (default: as it is). gop: frames from one key frame to the next (default: 32). "
+        "codec: h264 (default), hevc or av1. crf: 0 (best) to 51, av1 63 (default: 20). Sound is left out",
     )
     parser.set_defaults(run=run_pack)
 
@@ -81,10 +95,15 @@ def run_pack(options: argparse.Namespace) -> int:
         shard_bytes=options.shard_bytes,
         workers=options.workers,
         on_error=options.on_error,
+        transcode=options.transcode,
     )
     for split, count in report.packed.items():
         reused = f" ({report.reused[split]} of them were there)" if report.reused.get(split) else ""
         print(f"{split}: {count} videos{reused}   {options.out / split}")
+        if split in report.transcoded:
+            print(f"  re-encoded: {report.transcoded[split]}")
+    for damaged in report.damaged:
+        print(f"damaged  {damaged.path}: {damaged.reason}")
     for refusal in (*report.refused, *report.unused):
         print(f"{'refused' if refusal in report.refused else 'unused '}  {refusal.path}: {refusal.reason}")
     if not any(report.packed.values()):
@@ -109,6 +128,16 @@ def parse_count(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1.")
     return int(text)
+
+
+def parse_transcode(text: str) -> Transcode:
+    """Options of re-encoding, such as short_side=256,gop=32,codec=h264,crf=20."""
+    from wildstream.shards.transcode import Transcode
+
+    try:
+        return Transcode.parse(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _parser() -> argparse.ArgumentParser:

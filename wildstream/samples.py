@@ -55,9 +55,11 @@ class EncodedSegment:
     """(num_key_frames,) frame numbers where decoding may start."""
     time_base: Fraction
     """Seconds per unit of pts."""
+    lost: Ints | None = None
+    """(n, 2) first and stop of the runs of frames that are known not to decode; None for none."""
     frame_size: tuple[int, int] | None = None
-    """Height and width in pixels of an upright frame, where they are known: a segment that does not decode can then be
-    replaced by black frames, and its windows be masked and counted."""
+    """Height and width in pixels of an upright frame, where they are known: a segment of which nothing decodes can
+    then be replaced by black frames, and its windows be masked and counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,8 +72,9 @@ class DecodedSegment:
     """(F, C, H, W) or (F, P, C, H, W) uint8; None where only labels are asked for."""
     places: Tensor
     """(n, T) int64: where the frames of each window are in `frames`."""
-    problem: str | None = None
-    """Why the segment did not decode; its frames are then black, and its windows do not count."""
+    problems: dict[int, str] = field(default_factory=dict)
+    """Windows, by their place in this segment, that need frames which do not decode, and why: they do not count. Such
+    frames are black. All windows that one damage hits have the same words."""
 
     def clip(self, window: int) -> Clip:
         """The clip of one window, by its place in this segment; a view, nothing is copied."""
@@ -82,7 +85,7 @@ class DecodedSegment:
             label=torch.from_numpy(windows.labels[window]),
             real=bool(windows.real[window]),
             position=int(windows.positions[window]),
-            problem=self.problem,
+            problem=self.problems.get(window),
             segment_frames=self.frames,
             places=self.places[window],
         )
@@ -103,7 +106,7 @@ class Clip:
     position: int
     """Place in the planned stream; -1 where nothing is planned."""
     problem: str | None
-    """Why the clip's frames are black and must not count, where they are."""
+    """Why some of the clip's frames are black, so that it must not count; None where all are what they should be."""
     segment_frames: Tensor | None
     """(F, [P,] C, H, W) uint8: the frames of the segment that the clip belongs to; they stay in memory with the clip.
 

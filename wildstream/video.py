@@ -1,26 +1,25 @@
-"""One video's bytes → facts about it, or its frames in presentation order.
+"""One video's bytes → its frames in presentation order, those that are damaged left out and named.
 
-The only module that talks to a decoder. It uses torchcodec's building blocks (demuxer, packet decoder, colour
-converter) rather than its `VideoDecoder`: they decode straight through, tell every frame's timestamp, and convert only
-the frames that are asked for.
+The only module, with `probe`, that talks to a decoder. It uses torchcodec's building blocks (demuxer, packet decoder,
+colour converter) rather than its `VideoDecoder`: they decode straight through, tell every frame's timestamp, and
+convert only the frames that are asked for.
 
 A frame's number is its place in the decoder's output when the video is decoded from its first packet, which is
-presentation order. Facts found that way (`probe`) are kept in the index; `decode` starts at a key frame named there and
-checks the timestamp of every frame it passes, so that a frame is either the right one or an error.
+presentation order. `probe` finds facts that way and they are kept in the index; `decode` starts at a key frame named
+there and checks the timestamp of every frame it passes, so that a frame is either the right one or an error.
 
-Not every key frame that a container names is one to start from: some videos then decode to wrong pixels, without an
-error. So `probe` seeks to each and compares the first frames with those of the straight pass; only key frames that
-agree are kept. (One cause is known and cured: see `_needs_first_packet`.)
+A damaged packet costs frames: from the first one that cannot be had from the packets before it, up to the next key
+frame that can be trusted. What comes out in between may be made up by the decoder, so it is not given out. Damage
+inside a packet that FFmpeg conceals without an error, as it often does for H.264, VP9 and AV1, cannot be seen here.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice, pairwise
+from itertools import islice
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -32,13 +31,15 @@ from wildstream.ffmpeg import ensure_ffmpeg
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from torchcodec.decoders import Demuxer, RawFrame, VideoPacketDecoder, VideoStream
+    from torchcodec.decoders import Demuxer, RawFrame, VideoStream
 
 VIDEO_EXTENSIONS = ("mp4", "avi", "mkv", "mov", "webm")
+INVALID_DATA = -1094995529
+"""AVERROR_INVALIDDATA, as torchcodec reports it."""
 NO_PTS = -(1 << 63)
 """The pts of a frame whose container does not say when it is shown: the least int64, as in FFmpeg."""
-COMPARED_FRAMES = 8
-"""Frames after each key frame, at most, that `probe` compares between a seek and the straight pass."""
+MAX_REORDER = 16
+"""Places by which a codec may show a frame later than its packet's place says: the most that H.264 and HEVC allow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ class VideoFacts:
     height: int
     """Pixels, upright (after rotation)."""
     num_frames: int
-    """Frames that decode, whatever the container claims."""
+    """Frames that decode, whatever the container claims, and those in between that are lost."""
     claimed_frames: int
     """Frames that the container's packets promise."""
     time_base: Fraction
@@ -62,7 +63,9 @@ class VideoFacts:
     pts: npt.NDArray[np.int64]
     """(num_frames,) presentation times in units of `time_base`, in order of output; NO_PTS where there is none."""
     key_frames: npt.NDArray[np.int64]
-    """(num_key_frames,) frame numbers where decoding may start, tried; always holds 0."""
+    """(num_key_frames,) frame numbers where decoding may start, tried; 0, the first packet, always is one of them."""
+    lost: npt.NDArray[np.int64]
+    """(n, 2) first and stop of the runs of frames that a damaged packet cost; increasing, apart from each other."""
 
     @property
     def fps(self) -> float:
@@ -70,45 +73,6 @@ class VideoFacts:
         timed = self.pts[self.pts != NO_PTS].tolist()
         span = (timed[-1] - timed[0]) * self.time_base if timed else 0
         return float((len(timed) - 1) / span) if span > 0 else 0.0
-
-
-def probe(data: Tensor) -> VideoFacts:
-    """Decode a whole video once, try its key frames, and report what came out.
-
-    Args:
-        data: (num_bytes,) uint8, CPU: the file.
-
-    Raises:
-        VideoError: There is no video stream, nothing decodes, or a packet in the middle is damaged (a damaged tail
-            only shortens the video: `num_frames` stays below `claimed_frames`).
-    """
-    with _unreadable_is_refused():
-        return _probe(data)
-
-
-def _probe(data: Tensor) -> VideoFacts:
-    """What `probe` does; torchcodec's errors come out as they are."""
-    demuxer, stream = _open(data)
-    packets = stream.scan()
-    packet_pts = packets._pts.numpy()
-    key_pts = packet_pts[packets.is_key_frame.numpy()]
-    time_base = Fraction(packets._time_base_num, packets._time_base_den)
-    run = _compared_run(len(packet_pts), len(key_pts))
-    frames = _decode_packets(demuxer, stream.make_decoder("cpu"))
-    seen = _decode_through(frames, time_base, set(key_pts.tolist()), run)
-    _refuse_damage(seen, packet_pts)
-    pts = np.asarray(seen.pts, np.int64)
-    return VideoFacts(
-        codec=stream.metadata.codec or "unknown",
-        pixel_format=seen.pixel_format,
-        width=seen.width,
-        height=seen.height,
-        num_frames=len(pts),
-        claimed_frames=len(packet_pts),
-        time_base=time_base,
-        pts=pts,
-        key_frames=_trusted(data, _key_frames(pts, key_pts), pts, time_base, seen.checksums, run),
-    )
 
 
 def scan(data: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Fraction]:
@@ -120,10 +84,10 @@ def scan(data: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Fr
     Raises:
         VideoError: There is no video stream.
     """
-    with _unreadable_is_refused():
+    with unreadable_is_refused():
         packets = _open(data)[1].scan()
     pts = packets._pts.numpy()
-    key_frames = _key_frames(pts, pts[packets.is_key_frame.numpy()])
+    key_frames = key_frames_of(pts, pts[packets.is_key_frame.numpy()])
     return pts, key_frames, Fraction(packets._time_base_num, packets._time_base_den)
 
 
@@ -135,8 +99,12 @@ def decode(
     key_frames: npt.NDArray[np.int64],
     time_base: Fraction,
     device: torch.device,
-) -> Iterator[Tensor]:
-    """Yield the given frames in one forward pass from the key frame before the first of them.
+    lost: npt.NDArray[np.int64] | None = None,
+) -> Iterator[tuple[int, Tensor | VideoError]]:
+    """Yield the given frames, or why they cannot be had, in one forward pass from the key frame before the first.
+
+    Frames that are known to be lost are passed over by a seek. At damage that nobody knew of, the frames up to the next
+    key frame are lost, and decoding goes on there. Of all frames that one damage costs, the error is the same object.
 
     Args:
         data: (num_bytes,) uint8, CPU: the file.
@@ -145,12 +113,14 @@ def decode(
         key_frames: (num_key_frames,) as in `VideoFacts`.
         time_base: Seconds per unit of pts.
         device: Where to decode, and where the frames will be.
+        lost: (n, 2) as in `VideoFacts`; none by default.
 
     Yields:
-        uint8 (3, H, W) RGB frames, upright, one per number, each memory of its own.
+        A frame's number, with either uint8 (3, H, W) RGB, upright, in memory of its own, or a VideoError. Numbers
+        increase, but an error may also take back one of the last `MAX_REORDER` frames.
 
     Raises:
-        VideoError: A packet is damaged, or a frame is not the one that the index promises.
+        torch.OutOfMemoryError: Of the GPU, which is no fault of the video.
     """
     if len(frames) == 0:
         return
@@ -158,24 +128,174 @@ def decode(
     from torchcodec.decoders import ColorConverter
 
     converter = ColorConverter(device=device)
-    wanted = iter(frames)
-    target = next(wanted)
-    first = int(key_frames[np.searchsorted(key_frames, target, side="right") - 1])
-    decoded = _frames_from(*_open(data), first, pts, time_base, device)
-    for position, (shown_at, frame) in zip(range(first, len(pts)), decoded, strict=False):
-        if shown_at != pts[position]:
-            raise VideoError(
-                f"frame {position} should be shown at {float(pts[position] * time_base):.6f} s, the decoder gave one "
-                f"for {float(shown_at * time_base):.6f} s: the file is damaged or has changed; pack the videos again"
-            )
-        if position == target:
-            with _unreadable_is_refused():
-                pixels = converter.convert(frame).data
-            yield pixels
-            if (following := next(wanted, None)) is None:
+    wanted = np.asarray(frames, np.int64)
+    known = np.zeros((0, 2), np.int64) if lost is None else lost
+    place = 0
+    for first, stop in (*known.tolist(), (len(pts), len(pts))):
+        while place < len(wanted) and wanted[place] < first:  # a run, which ends here or at damage
+            start = int(key_frames[np.searchsorted(key_frames, wanted[place], side="right") - 1])
+            end = int(np.searchsorted(wanted, first))
+            try:
+                for number, frame in run_from(Opened(data), start, pts, time_base, device):
+                    if number == wanted[place]:
+                        with unreadable_is_refused():
+                            pixels = converter.convert(frame).data
+                        yield number, pixels
+                        place += 1
+                        if place == end:
+                            break
+            except BrokenRun as broken:
+                damage = broken.damage(key_frames, len(pts))
+                back, place = place, int(np.searchsorted(wanted, min(damage[1], first)))
+                taken = wanted[min(back, int(np.searchsorted(wanted, damage[0]))) : place]
+                loss = VideoError(f"{name_frames(*damage)} not decode ({broken})")
+                yield from ((number, loss) for number in taken.tolist())
+            except VideoError as error:  # the file cannot be opened, or its colours not be converted
+                yield from ((number, error) for number in wanted[place:].tolist())
                 return
-            target = following
-    raise VideoError(f"ends before frame {target}, which is wanted: the file is damaged or has changed; pack it again")
+        after = int(np.searchsorted(wanted, stop))
+        loss = VideoError(f"{name_frames(first, stop)} not decode (damaged when the video was packed)")
+        yield from ((number, loss) for number in wanted[place:after].tolist())
+        place = after
+
+
+def name_frames(first: int, stop: int) -> str:
+    """The words for a run of frames, up to the verb's "not": "frame 3 does" or "frames 3 to 5 do"."""
+    return f"frame {first} does" if stop - first == 1 else f"frames {first:,} to {stop - 1:,} do"
+
+
+def name_runs(runs: Sequence[tuple[int, int]]) -> str:
+    """The words for several runs of frames: "frames 3 to 5, 9", and how many more there are after the first five."""
+    words = [f"{first:,}" if stop - first == 1 else f"{first:,} to {stop - 1:,}" for first, stop in runs]
+    more = f" and {len(words) - 5} more runs" if len(words) > 5 else ""
+    return f"frames {', '.join(words[:5])}{more}"
+
+
+class BrokenRun(VideoError):
+    """Decoding came to frames that are damaged, or to others than were promised."""
+
+    def __init__(self, reason: str, *, first: int, reached: int, in_silence: bool) -> None:
+        """Frame `reached` of a run from key frame `first` could not be had; `in_silence` if no packet raised."""
+        super().__init__(reason)
+        self.first = first
+        self.reached = reached
+        self.in_silence = in_silence
+
+    def damage(self, key_frames: npt.NDArray[np.int64], num_frames: int) -> tuple[int, int]:
+        """First and stop of the frames that cannot be trusted: up to the next key frame, or the end."""
+        following = key_frames[np.searchsorted(key_frames, max(self.reached, self.first + 1)) :]
+        stop = int(following[0]) if len(following) else num_frames
+        if not self.in_silence:
+            return self.reached, stop
+        # It is not known where the missing packet was: frames that are shown before its own may have needed it.
+        before = int(key_frames[max(0, int(np.searchsorted(key_frames, self.reached)) - 1)])
+        return min(self.reached, max(before, self.first, self.reached - MAX_REORDER)), stop
+
+
+def run_from(
+    opened: Opened, first: int, pts: npt.NDArray[np.int64], time_base: Fraction, device: torch.device
+) -> Iterator[tuple[int, RawFrame]]:
+    """Frames with their numbers, from key frame number `first` on, as long as they are those that `pts` promises.
+
+    Raises:
+        BrokenRun: At the first frame that is missing; frames of packets before a damaged one have all come.
+    """
+    number = first
+    for frame, damage in _before_damage(opened, first, pts, time_base, device):
+        shown_at = None if frame is None else to_pts(frame, time_base)
+        # Before the key frame come the leading frames of an open group, whose references lie before it.
+        if shown_at is not None and number == first > 0 and shown_at < pts[first]:
+            continue
+        if frame is None or shown_at != pts[number]:
+            reason = damage or _mismatch(number, shown_at, pts, time_base)
+            raise BrokenRun(reason, first=first, reached=number, in_silence=damage is None)
+        yield number, frame
+        number += 1
+        if number == len(pts):
+            return
+
+
+def _mismatch(number: int, shown_at: int | None, pts: npt.NDArray[np.int64], time_base: Fraction) -> str:
+    """What to say of a frame that did not come, in the place of which another came, or none."""
+    if shown_at is None:
+        return f"the video ends before frame {number:,}: the file is damaged or has changed"
+    promised, given = (f"{float(time * time_base):.6f} s" for time in (int(pts[number]), shown_at))
+    return f"frame {number:,} should be shown at {promised}, the decoder gave one for {given}: damaged or changed"
+
+
+def _before_damage(
+    opened: Opened, first: int, pts: npt.NDArray[np.int64], time_base: Fraction, device: torch.device
+) -> Iterator[tuple[RawFrame | None, str | None]]:
+    """Frames of the packets before the first damaged one, and None for the end; beside them the damage, once met."""
+    given = 0
+    try:
+        for frame in opened.feed(first, pts, time_base, device):
+            yield frame, None
+            given += 1
+        yield None, None
+    except _DamagedPacket as damage:
+        # Some frames were still held back to be put in order. Whatever this decoder gives out from here may be made up;
+        # another one, fed with the packets before the damage alone, gives those frames and no others.
+        with suppress(_DamagedPacket):
+            for frame in islice(opened.feed(first, pts, time_base, device, packets=damage.before), given, None):
+                yield frame, str(damage)
+        yield None, str(damage)
+
+
+class _DamagedPacket(VideoError):
+    """A packet does not decode."""
+
+    def __init__(self, reason: str, *, before: int) -> None:
+        """`before` packets were decoded without an error."""
+        super().__init__(reason)
+        self.before = before
+
+
+class Opened:
+    """A container in memory, and its best video stream."""
+
+    def __init__(self, data: Tensor) -> None:
+        """Open the file; VideoError where there is no video in it."""
+        self._data = data
+        self.demuxer, self.stream = _open(data)
+        self._at_start = True
+
+    def feed(
+        self,
+        first: int,
+        pts: npt.NDArray[np.int64],
+        time_base: Fraction,
+        device: torch.device,
+        *,
+        packets: int | None = None,
+    ) -> Iterator[RawFrame]:
+        """Frames of so many packets, all by default, from the one of key frame number `first` on, by a new decoder.
+
+        Raises:
+            _DamagedPacket: One does not decode, or cannot be reached.
+        """
+        if not self._at_start:
+            self.demuxer, self.stream = (self.demuxer, self.stream) if first > 0 else _open(self._data)
+        self._at_start = False
+        before = 0
+        try:
+            decoder = self.stream.make_decoder(device)
+            if first > 0:
+                if _needs_first_packet(self.stream):
+                    self.demuxer.seek(float(pts[0] * time_base))
+                    for packet in islice(self.demuxer, 1):
+                        decoder.decode(packet)
+                self.demuxer.seek(float(pts[first] * time_base))
+                decoder.reset()
+            for packet in islice(self.demuxer, packets):
+                frames = decoder.decode(packet)
+                before += 1
+                yield from frames
+            yield from decoder.drain()
+        except torch.OutOfMemoryError:
+            raise  # no fault of the video
+        except RuntimeError as error:
+            raise _DamagedPacket(last_clause(error), before=before) from error
 
 
 def _open(data: Tensor) -> tuple[Demuxer, VideoStream]:
@@ -188,66 +308,19 @@ def _open(data: Tensor) -> tuple[Demuxer, VideoStream]:
     try:
         demuxer = Demuxer(data)
     except (RuntimeError, ValueError) as error:
-        raise VideoError(f"not a video that FFmpeg can open ({_last_clause(error)})") from error
+        raise VideoError(f"not a video that FFmpeg can open ({last_clause(error)})") from error
     return demuxer, cast("VideoStream", demuxer.streams[0])
 
 
 @contextmanager
-def _unreadable_is_refused() -> Iterator[None]:
+def unreadable_is_refused() -> Iterator[None]:
     """Errors of torchcodec about this video → VideoError; running out of GPU memory is no fault of the video."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise VideoError(f"FFmpeg cannot decode it ({_last_clause(error)}); repair or re-encode the file") from error
-
-
-def _decode_packets(demuxer: Demuxer, decoder: VideoPacketDecoder) -> Iterator[RawFrame | RuntimeError]:
-    """Decode from where the demuxer stands to the end; a damaged packet comes out as the error it caused."""
-    try:
-        for packet in demuxer:
-            try:
-                frames = decoder.decode(packet)
-            except torch.OutOfMemoryError:
-                raise  # no fault of the video
-            except RuntimeError as error:
-                yield error
-            else:
-                yield from frames
-        yield from decoder.drain()
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        yield error
-
-
-def _frames_from(
-    demuxer: Demuxer,
-    stream: VideoStream,
-    first: int,
-    pts: npt.NDArray[np.int64],
-    time_base: Fraction,
-    device: torch.device,
-) -> Iterator[tuple[int, RawFrame]]:
-    """Frames with their pts, in order, from key frame number `first` to the end; what does not decode is missing."""
-    with _unreadable_is_refused():
-        decoder = stream.make_decoder(device)
-        if first > 0:
-            if _needs_first_packet(stream):
-                demuxer.seek(float(pts[0] * time_base))
-                decoder.decode(next(demuxer))
-            demuxer.seek(float(pts[first] * time_base))
-            decoder.reset()
-    reached = first == 0
-    for frame in _decode_packets(demuxer, decoder):
-        if isinstance(frame, RuntimeError):
-            continue  # the frame that it cost is missed by its pts
-        shown_at = _to_pts(frame, time_base)
-        # Before the key frame come the leading frames of an open group, whose references lie before it.
-        reached = reached or shown_at >= pts[first]
-        if reached:
-            yield shown_at, frame
+        raise VideoError(f"FFmpeg cannot decode it ({last_clause(error)}); repair or re-encode the file") from error
 
 
 def _needs_first_packet(stream: VideoStream) -> bool:
@@ -259,111 +332,21 @@ def _needs_first_packet(stream: VideoStream) -> bool:
     return stream.metadata.codec == "h264" and (stream.metadata.pixel_format or "").startswith("yuv444")
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What one pass through a video saw."""
-
-    pts: list[int] = field(default_factory=list)
-    checksums: dict[int, int] = field(default_factory=dict)
-    """Of the frames that follow a key frame, by pts."""
-    failed_after: int | None = None
-    """Frames that came before the first error."""
-    pixel_format: str = ""
-    width: int = 0
-    height: int = 0
-
-
-def _decode_through(
-    frames: Iterable[RawFrame | RuntimeError], time_base: Fraction, key_pts: set[int], run: int
-) -> _Seen:
-    """Note every frame, and the checksums of `run` frames from each key frame on."""
-    seen = _Seen()
-    due = 0
-    for frame in frames:
-        if isinstance(frame, RuntimeError):
-            seen.failed_after = len(seen.pts) if seen.failed_after is None else seen.failed_after
-            continue
-        if not seen.pts:
-            upside = int(frame.rotation or 0) % 180 != 0
-            seen.width, seen.height = (frame.height, frame.width) if upside else (frame.width, frame.height)
-            seen.pixel_format = frame.pixel_format
-        shown_at = _to_pts(frame, time_base)
-        seen.pts.append(shown_at)
-        due = run if shown_at in key_pts else due - 1
-        if due > 0:
-            seen.checksums[shown_at] = _checksum(frame)
-    return seen
-
-
-def _refuse_damage(seen: _Seen, packet_pts: npt.NDArray[np.int64]) -> None:
-    """Raise VideoError where nothing decodes, or where frames come after a damaged one."""
-    claimed, count = len(packet_pts), len(seen.pts)
-    if count == 0:
-        raise VideoError(f"none of its {claimed} frames decodes; the file is damaged or its codec is unknown")
-    if seen.failed_after in (None, count):
-        return
-    # A decoder that reorders frames still gives out those before the damage when the damage has been met.
-    lost = np.setdiff1d(packet_pts, seen.pts)
-    if len(lost) == 0 or lost[0] < max(seen.pts):
-        raise VideoError(
-            f"damaged at about frame {seen.failed_after}: {count} of {claimed} frames decode, with a gap in the "
-            "middle, so labels would slip; repair or re-encode the file"
-        )
-
-
-def _compared_run(num_frames: int, num_key_frames: int) -> int:
-    """Frames to compare after each key frame: at most a sixth of the video, but one of each."""
-    return max(1, min(COMPARED_FRAMES, num_frames // (6 * max(1, num_key_frames))))
-
-
-def _trusted(
-    data: Tensor,
-    key_frames: npt.NDArray[np.int64],
-    pts: npt.NDArray[np.int64],
-    time_base: Fraction,
-    checksums: dict[int, int],
-    run: int,
-) -> npt.NDArray[np.int64]:
-    """The key frames from which decoding gives the same frames as the straight pass gave."""
-    kept = [0]
-    demuxer, stream = _open(data)
-    for first, stop in pairwise([*key_frames.tolist(), len(pts)]):
-        if first > 0:
-            expected = pts[first : min(stop, first + run)].tolist()
-            decoded = _frames_from(demuxer, stream, first, pts, time_base, torch.device("cpu"))
-            found = [(shown_at, _checksum(frame)) for shown_at, frame in islice(decoded, len(expected))]
-            if found == [(shown_at, checksums[shown_at]) for shown_at in expected]:
-                kept.append(first)
-    return np.asarray(kept, np.int64)
-
-
-def _checksum(frame: RawFrame) -> int:
-    """CRC-32 of a frame's samples; of its RGB where the format cannot be viewed (palettes)."""
-    try:
-        planes = frame.planes
-    except RuntimeError:
-        from torchcodec.decoders import ColorConverter
-
-        planes = (ColorConverter(device="cpu").convert(frame).data,)
-    checksum = 0
-    for plane in planes:
-        checksum = zlib.crc32(plane.contiguous().numpy().data, checksum)
-    return checksum
-
-
-def _to_pts(frame: RawFrame, time_base: Fraction) -> int:
+def to_pts(frame: RawFrame, time_base: Fraction) -> int:
     """When a frame is shown, in units of the time base; the least int64 where the container does not say."""
     return max(round(frame.pts_seconds * time_base.denominator / time_base.numerator), NO_PTS)
 
 
-def _key_frames(pts: npt.NDArray[np.int64], key_pts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def key_frames_of(pts: npt.NDArray[np.int64], key_pts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Frame numbers of the key frames that a seek by time can reach; only 0 where times do not increase."""
     if not bool((pts[1:] > pts[:-1]).all()):
         return np.zeros(1, np.int64)
     return np.union1d([0], np.flatnonzero(np.isin(pts, key_pts))).astype(np.int64)
 
 
-def _last_clause(error: Exception) -> str:
+def last_clause(error: Exception) -> str:
     """The part of a C++ message that speaks of the data: what follows the source line."""
     message = (str(error).strip().splitlines() or ["no reason given"])[0]
+    if f"status {INVALID_DATA}" in message:
+        return "FFmpeg found invalid data"
     return message.rsplit(".cpp:", 1)[-1].split(", ", 1)[-1].rstrip(". ")

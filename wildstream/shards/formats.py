@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from wildstream.errors import ConfigError, FormatError, LabelError
-from wildstream.shards.labels import LabelTrack, read_categories, read_clip_class, read_frame_rows
+from wildstream.shards.labels import (
+    LabelTrack,
+    read_categories,
+    read_clip_class,
+    read_event_names,
+    read_events,
+    read_frame_rows,
+)
 from wildstream.video import VIDEO_EXTENSIONS, VideoFacts
 
 Task = Literal["multi_label", "single_label"]
@@ -132,7 +139,34 @@ class VideoAnnotated:
         return LabelTrack.from_class(label, num_frames=facts.num_frames, num_classes=len(categories))
 
 
-FORMATS: dict[str, Format] = {"frames": FrameAnnotated(), "videos": VideoAnnotated()}
+class EventAnnotated:
+    """A video and a table of what happens in it, from when until when, in seconds since its first frame.
+
+    [split/]video_001.mp4             or video_001/video_001.mp4
+    [split/]video_001.csv             or .tsv: a header with the columns start, stop, class; a line per event
+    categories.json                   optional, may be in the folder above; without it the tables give the names
+    """
+
+    name = "events"
+    task: Task = "multi_label"
+
+    def scan(self, root: Path) -> Scan:
+        """See Format."""
+        scan = _pair(root, [], label_extensions=("csv", "tsv"), folders_in_key=0)
+        scan.categories = _find_categories(root) or _categories_from_events(root, scan.sources)
+        return scan
+
+    def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
+        """See Format."""
+        events = read_events(source.labels, categories=categories)
+        return LabelTrack.from_seconds(events, pts=facts.pts, time_base=facts.time_base, num_classes=len(categories))
+
+
+FORMATS: dict[str, Format] = {
+    "frames": FrameAnnotated(),
+    "videos": VideoAnnotated(),
+    "events": EventAnnotated(),
+}
 
 
 def get_format(name: str) -> Format:
@@ -196,6 +230,26 @@ def _categories_from_folders(sources: Sequence[Source]) -> list[str]:
     if sorted(names) != list(range(len(names))):
         raise FormatError(f"class numbers are {sorted(names)}, not 0 to {len(names) - 1}; add a categories.json")
     return [next(iter(names[number])) for number in sorted(names)]
+
+
+def _categories_from_events(root: Path, sources: Sequence[Source]) -> list[str]:
+    """Class names from the tables of events in all splits, sorted, so that every split has the same."""
+    names: set[str] = set()
+    for source in sources:
+        try:
+            names |= read_event_names(source.labels)
+        except LabelError as error:
+            # Left out, it would take its names along, and the numbers of the classes would change when it is mended.
+            folder = source.labels.relative_to(root).parent.as_posix()
+            raise FormatError(
+                f"{error} (in folder {folder}). Without a categories.json the tables name the classes, so each must be "
+                "readable: correct it, or add a categories.json"
+            ) from error
+    if sources and not names:
+        raise FormatError(
+            f"no table of events below {root} has an event, so no class has a name; add a categories.json"
+        )
+    return sorted(names)
 
 
 def _pair(root: Path, categories: list[str], *, label_extensions: Sequence[str], folders_in_key: int) -> Scan:

@@ -1,8 +1,8 @@
 """The index: what every packed video is and where it lies, without opening one.
 
 `index.parquet` has a row per video; `dataset.json` says what the rows mean. Opening an index reads its narrow columns
-(places, sizes, frame counts, events). A video's timestamps and key frames, the wide ones, are read when a segment of it
-is decoded. Everything about labels and lengths follows from here alone.
+(places, sizes, frame counts, events). A video's timestamps, key frames and lost frames, the wide ones, are read when a
+segment of it is decoded. Everything about labels and lengths follows from here alone.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ ROWS_PER_GROUP = 64
 """Videos per Parquet row group: what is read at once for the wide columns of one of them."""
 
 EVENT = pa.struct([("class", pa.int32()), ("first", pa.int32()), ("stop", pa.int32())])
+RUN = pa.struct([("first", pa.int32()), ("stop", pa.int32())])
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -48,7 +49,7 @@ SCHEMA = pa.schema(
         ("pixel_format", pa.string()),
         ("width", pa.int32()),  # upright
         ("height", pa.int32()),
-        ("num_frames", pa.int32()),  # that decode
+        ("num_frames", pa.int32()),  # that decode, or are lost in between
         ("time_base_numerator", pa.int32()),
         ("time_base_denominator", pa.int32()),
         ("ctime", pa.float64()),  # of the source file, seconds since 1970
@@ -56,9 +57,10 @@ SCHEMA = pa.schema(
         ("events", pa.list_(EVENT)),
         ("pts", pa.list_(pa.int64())),  # of every frame, in units of the time base
         ("key_frames", pa.list_(pa.int32())),  # frame numbers where decoding may start
+        ("lost", pa.list_(RUN)),  # runs of frames that a damaged packet cost; not in indexes of 0.1.0: none are
     ]
 )
-WIDE = ("pts", "key_frames")
+WIDE = ("pts", "key_frames", "lost")
 
 
 class DatasetInfo(BaseModel):
@@ -84,11 +86,13 @@ class DatasetInfo(BaseModel):
     """File names, in order."""
     packed_by: str
     """Program and version."""
+    transcode: dict[str, int | str] | None = None
+    """Options that the videos were re-encoded with; None where they are as they were."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameTable:
-    """The wide columns of one video: when its frames are shown and where decoding may start."""
+    """The wide columns of one video: when its frames are shown, where decoding may start, what is lost."""
 
     pts: npt.NDArray[np.int64]
     """(num_frames,) in units of time_base."""
@@ -96,6 +100,8 @@ class FrameTable:
     """(num_key_frames,) frame numbers, increasing, the first is 0."""
     time_base: Fraction
     """Seconds per unit of pts."""
+    lost: npt.NDArray[np.int64]
+    """(n, 2) first and stop of the runs of frames that do not decode, increasing."""
 
 
 class Index:
@@ -137,7 +143,10 @@ class Index:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything that order and labels depend on: keys, bytes, frame counts, events, categories."""
+        """Hash of everything that order and labels depend on: keys, bytes, frame counts, events, categories.
+
+        Not of the lost frames: their windows keep their places in an epoch, and what is lost follows from the bytes.
+        """
         digest = hashlib.sha256(json.dumps([self.keys, self.categories, self._table["sha256"].to_pylist()]).encode())
         for array in (self.num_frames, self._event_ends, *self._events):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -163,7 +172,7 @@ class Index:
         return str(self._table["sha256"][video].as_py())
 
     def frame_table(self, video: int) -> FrameTable:
-        """Timestamps and key frames of a video, read from the index file when asked for.
+        """Timestamps, key frames and lost frames of a video, read from the index file when asked for.
 
         Raises:
             ShardError: The index file is gone or damaged.
@@ -177,8 +186,10 @@ class Index:
         numerator, denominator = (
             self._table[f"time_base_{part}"][video].as_py() for part in ("numerator", "denominator")
         )
-        pts, key_frames = (np.asarray(wide[name][place].values.to_numpy(), np.int64) for name in WIDE)
-        return FrameTable(pts, key_frames, Fraction(numerator, denominator))
+        pts, key_frames = (np.asarray(wide[name][place].values.to_numpy(), np.int64) for name in ("pts", "key_frames"))
+        runs = (wide["lost"][place].as_py() or []) if "lost" in wide.column_names else []
+        lost = np.asarray([(run["first"], run["stop"]) for run in runs], np.int64).reshape(-1, 2)
+        return FrameTable(pts, key_frames, Fraction(numerator, denominator), lost)
 
     def newer_than(self, min_ctime: float) -> Index:
         """The index without the videos whose source file changed before `min_ctime` (seconds since 1970)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from wildstream.errors import SampleError, VideoError
+from wildstream.errors import LabelError, SampleError, VideoError
+from wildstream.probe import probe
 from wildstream.shards.formats import Format, Source
 from wildstream.shards.labels import LabelTrack
-from wildstream.video import VideoFacts, probe
+from wildstream.shards.transcode import EXTENSION, Transcode, TranscodeEffect, transcode
+from wildstream.video import VideoFacts, name_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +29,19 @@ class Sample:
     """Content by extension."""
     row: dict[str, Any]
     """Columns of the index, but for shard and offset."""
+    effect: TranscodeEffect | None = None
+    """What re-encoding changed; None where the video is as it was."""
 
 
-def ingest(source: Source, *, root: Path, layout: Format, categories: list[str]) -> Sample | SampleError:
+def ingest(
+    source: Source,
+    *,
+    root: Path,
+    layout: Format,
+    categories: list[str],
+    transcoding: Transcode | None = None,
+    measured: bool = False,
+) -> Sample | SampleError:
     """Read one video and its labels, or say why that cannot be.
 
     Args:
@@ -36,17 +49,24 @@ def ingest(source: Source, *, root: Path, layout: Format, categories: list[str])
         root: The source folder, which paths in the index are relative to.
         layout: How the labels are written.
         categories: Class names, in order of class number.
+        transcoding: How to re-encode the video; None leaves it as it is. Its labels are read before.
+        measured: When re-encoding, time how fast the video decodes before and after.
     """
+    effect = None
     try:
         data = source.video.read_bytes()
-        facts = probe(torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0))
-        track = _read_labels(source, layout, facts, categories)
+        facts, track = _read_both(data, source, layout, categories)
+        if transcoding is not None:
+            data, facts, effect = transcode(data, facts, transcoding, measured=measured)
     except OSError as error:
         return VideoError(f"cannot be read: {error.strerror}")
     except SampleError as error:
         return error
     row = _make_row(source, root, data, facts)
-    metadata = {**row, "fps": facts.fps, "categories": categories}
+    if transcoding is not None:
+        row["extension"] = EXTENSION
+    lost = facts.lost.tolist()
+    metadata = {**row, "fps": facts.fps, "categories": categories, "lost": lost}
     members = {row["extension"]: data, "json": json.dumps(metadata, ensure_ascii=False).encode()}
     if layout.task == "single_label":
         members["cls"] = str(track.classes[0]).encode()
@@ -54,7 +74,46 @@ def ingest(source: Source, *, root: Path, layout: Format, categories: list[str])
         members["labels.npy"] = _npy(track.rows().view(np.uint8))
     columns = zip(track.classes.tolist(), track.first.tolist(), track.stop.tolist(), strict=True)
     events = [{"class": label, "first": first, "stop": stop} for label, first, stop in columns]
-    return Sample(members, {**row, "events": events, "pts": facts.pts, "key_frames": facts.key_frames})
+    wide = {"pts": facts.pts, "key_frames": facts.key_frames}
+    runs = [{"first": first, "stop": stop} for first, stop in lost]
+    return Sample(members, {**row, "events": events, **wide, "lost": runs}, effect)
+
+
+def name_damage(lost: Sequence[dict[str, int]], num_frames: int) -> str:
+    """What to say of a video that is packed although frames of it, as the index names them, do not decode."""
+    runs = [(run["first"], run["stop"]) for run in lost]
+    return f"{name_runs(runs)} of {num_frames:,} do not decode; their windows will be skipped and counted"
+
+
+def _read_both(data: bytes, source: Source, layout: Format, categories: list[str]) -> tuple[VideoFacts, LabelTrack]:
+    """What a video is, and its labels; SampleError where they cannot be had or do not fit each other."""
+    video = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+    facts = _usable(probe(video))
+    try:
+        return facts, _read_labels(source, layout, facts, categories)
+    except LabelError:
+        # Some codecs drop damaged frames in silence. Labels for every packet tell that there were frames.
+        if len(facts.lost) or facts.claimed_frames == facts.num_frames:
+            raise
+        whole = _usable(probe(video, by_packets=True))
+        if whole.num_frames == facts.num_frames:
+            raise
+        try:
+            return whole, _read_labels(source, layout, whole, categories)
+        except LabelError:
+            pass
+        raise
+
+
+def _usable(facts: VideoFacts) -> VideoFacts:
+    """The same facts, but VideoError where so much is lost that it is not worth a place in the shards."""
+    lost = int((facts.lost[:, 1] - facts.lost[:, 0]).sum())
+    if 2 * lost > facts.num_frames:
+        raise VideoError(
+            f"{name_runs(facts.lost.tolist())} of {facts.num_frames:,} do not decode, which is more than half of them; "
+            "repair or re-encode the file"
+        )
+    return facts
 
 
 def _read_labels(source: Source, layout: Format, facts: VideoFacts, categories: list[str]) -> LabelTrack:

@@ -1,26 +1,74 @@
 """Label tracks: what happens in one video and when, as events on its frames.
 
-A track is a list of events (class, first frame, last frame + 1). Every way in (rows per frame, one class per clip)
-becomes one, and every way out (dense rows, labels of windows) is computed from one.
+A track is a list of events (class, first frame, last frame + 1). Every way in (rows per frame, one class per clip,
+events in seconds) becomes one, and every way out (dense rows, labels of windows) is computed from one.
 
     frame      0 1 2 3 4 5 6 7
     class 0    . x x x . . . .      event (0, 1, 4)
     class 1    . . x x x x . .      event (1, 2, 6)
+
+Seconds become frames by the frames' own times (pts), never by a frame rate, which not every video has. A frame is shown
+from its pts until the next frame's; an event covers every frame that is shown during it, were it for an instant.
+
+    seconds    0    .1   .2   .3   .4   .5
+    frame      0    1         2    3    )            shown until the next is; the last as long as is usual
+    class 0      [=====)                             event (0, 0, 2)
+    class 1                   [====)                 event (1, 2, 3)
+    class 2                         [==)             event (2, 3, 4)
+
+All of that is done in whole numbers and fractions. As floats, 0.3 / 0.1 is a little less than 3, which is frame 2.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from math import ceil, floor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wildstream.errors import FormatError, LabelError
+from wildstream.video import NO_PTS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+EVENT_COLUMNS = ("start", "stop", "class")
+"""Columns that a file of events must have; it may have others."""
+END_TOLERANCE = Fraction(1, 10)
+"""Seconds that an event may end after the last frame: times are rounded, players count to the end of the sound, and how
+long a last frame is shown is an estimate. A label file of another video is mostly wrong by more."""
+DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d\d?)?", re.ASCII)
+LONGEST_TIME = 64
+"""Characters of a time, at most: with DECIMAL, it keeps its fraction small, whatever is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimedEvent:
+    """A class that happens from `start` until just before `stop`."""
+
+    label: int
+    """Class number."""
+    start: Fraction
+    """Seconds since the first frame is shown."""
+    stop: Fraction
+    """Seconds since the first frame is shown."""
+    origin: str = ""
+    """File and line where it stands, for messages."""
+
+    def __str__(self) -> str:
+        """The event as a message names it."""
+        place = f"{self.origin}: " if self.origin else ""
+        return f"{place}the event of class {self.label} from {_seconds(self.start)} to {_seconds(self.stop)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,12 +110,68 @@ class LabelTrack:
         one = np.ones(1, np.int32)
         return cls(num_frames, num_classes, one * label, one * 0, one * num_frames)
 
+    @classmethod
+    def from_seconds(
+        cls, events: Iterable[TimedEvent], *, pts: npt.NDArray[np.int64], time_base: Fraction, num_classes: int
+    ) -> LabelTrack:
+        """Make a track from events in seconds, by the times at which the frames are shown (see the picture above).
+
+        An event covers the frames from the one that is shown at its start up to, not including, the first that is not
+        shown before its stop; so it covers one at least. Events of a class that overlap or touch become one. The last
+        frame is taken to be shown for as long as the median of the others, and not at all where there are no others.
+
+        Args:
+            events: In any order.
+            pts: (num_frames,) presentation times in units of `time_base`, as in `VideoFacts`.
+            time_base: Seconds per unit of pts.
+            num_classes: Classes that exist.
+
+        Raises:
+            LabelError: An event stops before it starts, starts before 0 or when the video is over, stops later than
+                END_TOLERANCE after that, or is of an unknown class; or there are events, but the video does not say
+                when its frames are shown.
+        """
+        events = list(events)
+        if events:
+            _refuse_untimed(pts)
+        times: list[int] = pts.tolist()  # not an array: whole numbers without a largest
+        gaps = sorted(later - earlier for earlier, later in pairwise(times))
+        shown = gaps[len(gaps) // 2] if gaps else 0
+        found = []
+        for event in events:
+            _refuse_outside(event, (times[-1] - times[0]) * time_base, shown * time_base)
+            first = frame_at(event.start, pts=times, time_base=time_base)
+            stop = bisect_left(times, times[0] + ceil(event.stop / time_base))
+            found.append((event.label, first, stop))
+        columns = np.array(_united(found), np.int32).reshape(-1, 3)
+        return cls(len(pts), num_classes, columns[:, 0], columns[:, 1], columns[:, 2])
+
     def rows(self) -> npt.NDArray[np.bool_]:
         """The track as (num_frames, num_classes) rows."""
         rows = np.zeros((self.num_frames, self.num_classes), np.bool_)
         for label, first, stop in zip(self.classes, self.first, self.stop, strict=True):
             rows[first:stop, label] = True
         return rows
+
+
+def frame_at(seconds: Fraction, *, pts: Sequence[int] | npt.NDArray[np.int64], time_base: Fraction) -> int:
+    """The frame that is shown at a time: the last whose pts is not after it.
+
+    Time 0 is when the first frame is shown, whatever its pts. Many files begin at another pts (cut from a recording,
+    delayed to fit their sound), and players, with which people annotate, show such a file from 0.
+
+    Args:
+        seconds: At least 0; from the last frame on, that is the frame.
+        pts: (num_frames,) strictly increasing, in units of `time_base`.
+        time_base: Seconds per unit of pts.
+
+    Raises:
+        LabelError: The time is negative.
+    """
+    if seconds < 0:
+        raise LabelError(f"no frame is shown at {_seconds(seconds)}; times count from the first frame, at 0 s")
+    # Between whole numbers, p ≤ t and p ≤ floor(t) are the same.
+    return bisect_right(pts, int(pts[0]) + floor(seconds / time_base)) - 1
 
 
 def read_categories(path: Path) -> list[str]:
@@ -122,10 +226,142 @@ def read_clip_class(path: Path) -> int:
     return int(text)
 
 
+def read_events(path: Path, *, categories: Sequence[str]) -> list[TimedEvent]:
+    """Read a .csv or .tsv of events: a header with the columns start, stop and class, then a line per event.
+
+    Times are decimal seconds, classes are names out of the categories; columns come in any order, others are ignored.
+
+    Raises:
+        LabelError: A column is missing, a time is no number, or a class is unknown; the message has the line.
+    """
+    numbers = {name: number for number, name in enumerate(categories)}
+    events = []
+    for origin, start, stop, name in _event_lines(path):
+        if name not in numbers:
+            raise LabelError(f"{origin}: class {name!r:.40} is not one of the categories {', '.join(categories):.200}")
+        begun = _parse_seconds(start, f"{origin}, column 'start'")
+        ended = _parse_seconds(stop, f"{origin}, column 'stop'")
+        events.append(TimedEvent(numbers[name], begun, ended, origin))
+    return events
+
+
+def read_event_names(path: Path) -> set[str]:
+    """Read the class names in a file of events; of the times, nothing.
+
+    Raises:
+        LabelError: The columns cannot be read, or a name is empty or has blanks around it, which might be a slip.
+    """
+    names = set()
+    for origin, _, _, name in _event_lines(path):
+        if name != name.strip() or not name:
+            raise LabelError(f"{origin}: class {name!r:.40} is empty or has blanks around it; write the name alone")
+        names.add(name)
+    return names
+
+
+def _event_lines(path: Path) -> Iterator[tuple[str, str, str, str]]:
+    """The lines of a file of events below its header: file and line for messages, start, stop, class."""
+    separator, called = ("\t", "tabs") if path.suffix.lower() == ".tsv" else (",", "commas")
+    reader = csv.reader(io.StringIO(_text(path)), delimiter=separator, strict=True)
+    header: list[str] = []
+    places: list[int] = []
+    line = 0
+    try:
+        for cells in reader:
+            origin, line = f"{path.name}, line {line + 1}", reader.line_num  # a quoted cell may hold line ends
+            if not "".join(cells).strip():
+                continue
+            if not header:
+                header = cells
+                places = [_place_of(column, header, f"{origin} (separated by {called})") for column in EVENT_COLUMNS]
+                continue
+            if len(cells) != len(header):
+                raise LabelError(
+                    f"{origin}: {len(cells)} cells, but the header has {len(header)}, separated by {called}"
+                )
+            start, stop, name = (cells[place] for place in places)
+            yield origin, start, stop, name
+    except csv.Error as error:
+        raise LabelError(f"{path.name}, line {reader.line_num} cannot be read: {error}; mind its quotes") from error
+    if not header:
+        raise LabelError(
+            f"{path.name} is empty; its first line must name the columns {', '.join(EVENT_COLUMNS)}, and stand alone "
+            "where nothing happens"
+        )
+
+
+def _place_of(column: str, header: list[str], origin: str) -> int:
+    """Where a column stands in the header; LabelError where it does not, or does twice."""
+    if header.count(column) != 1:
+        raise LabelError(
+            f"{origin}: the header must have one column {column!r}, but has {header.count(column)}: {header!r:.200}"
+        )
+    return header.index(column)
+
+
+def _parse_seconds(text: str, origin: str) -> Fraction:
+    """A decimal number as the fraction that it is; LabelError for anything else, and for those of absurd length."""
+    text = text.strip()
+    if len(text) > LONGEST_TIME or not DECIMAL.fullmatch(text):
+        raise LabelError(f"{origin}: {text!r:.40} is no time in seconds; write a decimal number such as 12.48")
+    return Fraction(text)
+
+
+def _seconds(time: Fraction) -> str:
+    """A time for people."""
+    return f"{float(time):.9g} s"
+
+
+def _refuse_untimed(pts: npt.NDArray[np.int64]) -> None:
+    """Raise LabelError where not every frame is known to be shown after the one before it."""
+    if bool((pts == NO_PTS).any()):
+        problem = "has frames without a time"
+    elif not bool((pts[1:] > pts[:-1]).all()):
+        problem = "has frames whose times do not increase"
+    else:
+        return
+    raise LabelError(
+        f"the video {problem}, so no time in seconds leads to a frame; give a row per frame (--format frames), or "
+        "re-encode it with --transcode"
+    )
+
+
+def _refuse_outside(event: TimedEvent, last: Fraction, shown: Fraction) -> None:
+    """Raise LabelError where an event is not one, or not in a video whose frame at `last` is shown for `shown`."""
+    length = last + shown
+    if event.stop <= event.start:
+        problem = "does not stop after it starts"
+    elif event.start < 0:
+        problem = "starts before the video does, at 0 s"
+    elif event.start >= length and event.start > last:
+        problem = "starts when the video is over"
+    elif event.stop > length + END_TOLERANCE:
+        problem = f"stops more than {_seconds(END_TOLERANCE)} after the video"
+    else:
+        return
+    raise LabelError(f"{event} {problem}; the video lasts {_seconds(length)}. Correct it, or pair the right two files")
+
+
+def _united(events: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Events (class, first, stop) by class and time, with those that overlap or touch made one."""
+    united: list[tuple[int, int, int]] = []
+    for label, first, stop in sorted(events):
+        if united and united[-1][0] == label and first <= united[-1][2]:
+            _, begun, reached = united.pop()
+            first, stop = begun, max(stop, reached)
+        united.append((label, first, stop))
+    return united
+
+
 def _text_lines(path: Path) -> list[str]:
     """The lines of a text file, without line ends and without blank lines at its end."""
+    return _text(path).rstrip().splitlines()
+
+
+def _text(path: Path) -> str:
+    """The content of a text file; LabelError where it is none."""
     try:
-        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise LabelError(f"{path.name} is not UTF-8 text (byte {error.start}: {error.reason})") from error
     except OSError as error:

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from wildstream.errors import ConfigError, SampleError, ShardError
+from wildstream.errors import ConfigError, SampleError, ShardError, VideoError
 from wildstream.shards.formats import Format, Refusal, Scan, Source, get_format, select_splits
 from wildstream.shards.index import (
     INDEX_NAME,
@@ -41,11 +41,14 @@ from wildstream.shards.index import (
     write_table,
     write_text,
 )
-from wildstream.shards.ingest import Sample, ingest
+from wildstream.shards.ingest import Sample, ingest, name_damage
 from wildstream.shards.staging import link_or_copy, locked, put_in_place, staging_folder
+from wildstream.shards.transcode import Transcode, TranscodeEffect
 
 REPORT_NAME = "pack-report.json"
 OnError = Literal["skip", "fail"]
+TIMED_VIDEOS = 8
+"""Videos of a split, at most, whose decoding is timed before and after re-encoding."""
 
 
 @dataclass(slots=True)
@@ -58,8 +61,12 @@ class PackReport:
     """Those of them that an earlier call had packed, by split."""
     refused: list[Refusal] = field(default_factory=list)
     """Videos that are left out, and why."""
+    damaged: list[Refusal] = field(default_factory=list)
+    """Videos that are packed although some frames do not decode, and which."""
     unused: list[Refusal] = field(default_factory=list)
     """Label files that belong to no video."""
+    transcoded: dict[str, TranscodeEffect] = field(default_factory=dict)
+    """What re-encoding changed, by split, as it was measured when the shards were packed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,8 @@ class _Shard:
 
     name: str
     sources: list[Source]
+    timed: set[str]
+    """Keys of the videos whose decoding is timed."""
     fingerprint: str
 
 
@@ -80,6 +89,7 @@ def pack(
     shard_bytes: int = 512 << 20,
     workers: int | None = None,
     on_error: OnError = "skip",
+    transcode: Transcode | None = None,
     progress: bool = True,
 ) -> PackReport:
     """Pack labelled videos into WebDataset shards, a folder per split.
@@ -89,9 +99,12 @@ def pack(
         out: Folder that will hold a folder per split, and pack-report.json.
         format: "frames" or "videos"; see `wildstream.shards.formats`.
         splits: Splits to pack; all by default. A source without split folders is one split, named by this (or "all").
-        shard_bytes: Videos are put into one shard until it would be larger than this.
+        shard_bytes: Videos are put into one shard until it would be larger than this; re-encoded ones count with the
+            size that they had.
         workers: Threads that decode and check videos; the number of cores by default.
-        on_error: "skip" leaves a refused video out and names it in the report; "fail" raises at the first.
+        on_error: "skip" leaves a refused video out and names it in the report, as it does one that is packed although
+            some frames of it do not decode; "fail" raises at the first of either.
+        transcode: How to re-encode each video; by default they are packed as they are.
         progress: Show a progress bar on stderr.
 
     Raises:
@@ -110,7 +123,7 @@ def pack(
     scan = layout.scan(root) if splits is None else select_splits(layout.scan(root), splits)
     target.mkdir(parents=True, exist_ok=True)
     report = PackReport(refused=list(scan.refused), unused=list(scan.unused))
-    packer = _Packer(root, layout, scan.categories, shard_bytes, workers or os.cpu_count() or 1, on_error)
+    packer = _Packer(root, layout, scan.categories, shard_bytes, workers or os.cpu_count() or 1, on_error, transcode)
     if on_error == "fail" and scan.refused:
         raise SampleError(f"{scan.refused[0].path}: {scan.refused[0].reason}")
     with tqdm(total=len(scan.sources), desc="pack", unit="video", disable=not progress) as bar:
@@ -130,6 +143,7 @@ class _Packer:
     shard_bytes: int
     workers: int
     on_error: OnError
+    transcode: Transcode | None
 
     def pack_split(self, split: str, scan: Scan, folder: Path, report: PackReport, bar: tqdm[Any]) -> None:
         """Pack one split; shards that an earlier call made from the same sources are taken over."""
@@ -145,6 +159,9 @@ class _Packer:
                 put_in_place(staging, folder)
         report.packed[split] = sum(table.num_rows for table in tables)
         report.refused += [refusal for table in tables for refusal in _refusals(table)]
+        report.damaged += [entry for table in tables for entry in _damaged(_told(table), split)]
+        if self.transcode is not None:
+            report.transcoded[split] = sum(map(_effect, tables), TranscodeEffect())
 
     def _obtain(
         self, shard: _Shard, old: dict[str, pa.Table], folder: Path, staging: Path, report: PackReport, bar: tqdm[Any]
@@ -162,9 +179,9 @@ class _Packer:
 
     def _take_over(self, shard: _Shard, table: pa.Table, report: PackReport, bar: tqdm[Any]) -> pa.Table:
         """Count a shard that an earlier call packed; what that refused is refused still."""
-        if self.on_error == "fail" and (refused := _refusals(table)):
-            raise SampleError(f"{refused[0].path}: {refused[0].reason}")
         split = shard.sources[0].split
+        if self.on_error == "fail" and (refused := _refusals(table) + _damaged(_told(table), split)):
+            raise SampleError(f"{refused[0].path}: {refused[0].reason}")
         report.reused[split] = report.reused.get(split, 0) + table.num_rows
         bar.update(len(shard.sources))
         return table
@@ -186,18 +203,22 @@ class _Packer:
         """Fill shards in order of key; what is in a shard depends on the sources alone."""
         groups: list[list[Source]] = []
         room = 0
-        for source in sorted(sources, key=lambda entry: entry.key):
+        ordered = sorted(sources, key=lambda entry: entry.key)
+        timed = {entry.key for entry in ordered[:: -(-len(ordered) // TIMED_VIDEOS) or 1]}
+        for source in ordered:
             size = source.video.stat().st_size
             if not groups or size > room:
                 groups.append([])
                 room = self.shard_bytes
             groups[-1].append(source)
             room -= size
-        return [_Shard(f"{n:06d}.tar", group, self._fingerprint(group)) for n, group in enumerate(groups)]
+        return [_Shard(f"{n:06d}.tar", group, timed, self._fingerprint(group)) for n, group in enumerate(groups)]
 
     def _fingerprint(self, sources: list[Source]) -> str:
         """Hash of all that a shard's content depends on: the sources as the file system knows them, and the layout."""
         facts: list[object] = [SCHEMA_VERSION, self.layout.name, self.categories]
+        if self.transcode is not None:
+            facts.append(self.transcode.options())
         for source in sources:
             stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (source.video, source.labels)]
             facts.append([source.key, str(source.video.relative_to(self.root)), stats])
@@ -208,41 +229,54 @@ class _Packer:
         temporary = folder / f".{shard.name}.tmp"
         rows: list[dict[str, Any]] = []
         refused: list[Refusal] = []
+        effect = TranscodeEffect()
         with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
-            for source, sample in self._checked(shard.sources):
+            for source, sample in self._checked(shard):
                 bar.update()
                 if isinstance(sample, SampleError):
                     refused.append(self._refuse(source, sample))
                     continue
+                if self.on_error == "fail" and (damaged := _damaged([sample.row], source.split)):
+                    raise VideoError(f"{damaged[0].path}: {damaged[0].reason}")
                 for extension, data in sample.members.items():
                     member = tarfile.TarInfo(f"{source.key}.{extension}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
                 rows.append({**sample.row, "shard": shard.name})
+                effect += sample.effect or TranscodeEffect()
         _verify(temporary, rows)
         metadata = {
             "fingerprint": shard.fingerprint,
             "refused": json.dumps([asdict(entry) for entry in refused]),
             "bytes": _size(temporary),
         }
+        if self.transcode is not None:
+            metadata["transcoded"] = json.dumps(asdict(effect))
         table = make_table(rows, metadata)
         temporary.replace(folder / shard.name)
         write_table(folder / f"{shard.name}.parquet", table)
         return table
 
-    def _checked(self, sources: list[Source]) -> Iterator[tuple[Source, Sample | SampleError]]:
+    def _checked(self, shard: _Shard) -> Iterator[tuple[Source, Sample | SampleError]]:
         """Read and check sources in parallel; results in order, and only a few of them in memory."""
-        ahead = 2 * self.workers
+        ahead, sources = 2 * self.workers, shard.sources
         with ThreadPoolExecutor(self.workers, "pack") as threads:
-            pending = [threads.submit(self._ingest, source) for source in sources[:ahead]]
+            pending = [threads.submit(self._ingest, source, shard.timed) for source in sources[:ahead]]
             for n, source in enumerate(sources):
                 yield source, pending.pop(0).result()
                 if n + ahead < len(sources):
-                    pending.append(threads.submit(self._ingest, sources[n + ahead]))
+                    pending.append(threads.submit(self._ingest, sources[n + ahead], shard.timed))
 
-    def _ingest(self, source: Source) -> Sample | SampleError:
-        """Read and check one source."""
-        return ingest(source, root=self.root, layout=self.layout, categories=self.categories)
+    def _ingest(self, source: Source, timed: set[str]) -> Sample | SampleError:
+        """Read and check one source, and re-encode it if that is asked for."""
+        return ingest(
+            source,
+            root=self.root,
+            layout=self.layout,
+            categories=self.categories,
+            transcoding=self.transcode,
+            measured=source.key in timed,
+        )
 
     def _refuse(self, source: Source, error: SampleError) -> Refusal:
         """Note a refused video, or raise where one is one too many."""
@@ -262,6 +296,7 @@ class _Packer:
             num_frames=sum(table["num_frames"].to_pylist()),
             shards=[shard.name for shard in shards],
             packed_by=f"wildstream {version('wildstream')}",
+            transcode=None if self.transcode is None else self.transcode.options(),
         )
 
 
@@ -312,6 +347,26 @@ def _refusals(table: pa.Table) -> list[Refusal]:
     return [Refusal(**entry) for entry in json.loads(_metadata(table)["refused"])]
 
 
+def _effect(table: pa.Table) -> TranscodeEffect:
+    """What re-encoding changed when a shard was packed."""
+    return TranscodeEffect(**json.loads(_metadata(table)["transcoded"]))
+
+
+def _told(table: pa.Table) -> list[dict[str, Any]]:
+    """The columns of the index that tell of damage, by row."""
+    rows: list[dict[str, Any]] = table.select(["source", "num_frames", "lost"]).to_pylist()
+    return rows
+
+
+def _damaged(rows: list[dict[str, Any]], split: str) -> list[Refusal]:
+    """The videos among rows of the index of which some frames do not decode."""
+    return [
+        Refusal(split=split, path=row["source"], reason=name_damage(row["lost"], row["num_frames"]))
+        for row in rows
+        if row["lost"]
+    ]
+
+
 def _verify(path: Path, rows: list[dict[str, Any]]) -> None:
     """Read a shard back, compare its videos with their checksums, and note where each begins."""
     with tarfile.open(path) as tar:
@@ -326,4 +381,7 @@ def _verify(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _write_report(path: Path, report: PackReport) -> None:
     """Write pack-report.json."""
-    write_text(path, json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n")
+    content = asdict(report)
+    for split, effect in report.transcoded.items():
+        content["transcoded"][split] |= {"speed_before": effect.speed_before, "speed_after": effect.speed_after}
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,7 +1,7 @@
 """Packed shards → whether they still are what their index says, video by video.
 
-Three things are compared: the bytes with their checksum, the frames that decode with the index, and the key frames that
-can be trusted with those that the index names. Nothing is changed.
+Compared are the bytes with their checksum, the frames that decode and those that are lost with the index, and the key
+frames that can be trusted with those that the index names. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from wildstream.errors import SampleError, ShardError
-from wildstream.shards.index import Index, open_index
-from wildstream.video import probe
+from wildstream.probe import probe
+from wildstream.shards.index import FrameTable, Index, open_index
+from wildstream.video import name_runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,17 +71,38 @@ def _differences(index: Index, video: int) -> Iterator[str]:
     data = _read(*index.place(video))
     expected = index.checksum(video)
     if hashlib.sha256(data).hexdigest() != expected:
-        yield "its bytes are not those that were packed (checksum); restore the shard, or pack the videos again"
+        found = _damage(data, index.frame_table(video))
+        yield f"its bytes are not those that were packed (checksum{found}); restore the shard, or pack the videos again"
         return
-    facts: Any = probe(torch.frombuffer(data, dtype=torch.uint8))
+    facts = probe(torch.frombuffer(data, dtype=torch.uint8))
     table = index.frame_table(video)
+    if facts.num_frames < len(table.pts) <= facts.claimed_frames:  # packed by its packets, as its labels were
+        facts = probe(torch.frombuffer(data, dtype=torch.uint8), by_packets=True)
     if facts.pts.tolist() != table.pts.tolist():
         yield (
             f"{facts.num_frames} frames decode, the index has {len(table.pts)}, or others; pack the videos again, with "
             "the FFmpeg that trains"
         )
+    elif facts.lost.tolist() != table.lost.tolist():
+        found, expected = (name_runs(lost.tolist()) if len(lost) else "none" for lost in (facts.lost, table.lost))
+        yield f"{found} do not decode, by the index {expected}; pack the videos again, with the FFmpeg that trains"
     elif untrusted := sorted(set(table.key_frames.tolist()) - set(facts.key_frames.tolist())):
         yield f"decoding from key frame {untrusted[0]} gives other pixels than from the start; pack the videos again"
+
+
+def _damage(data: bytearray, table: FrameTable) -> str:
+    """What other bytes than the packed ones cost: words to put behind "checksum"."""
+    try:
+        facts = probe(torch.frombuffer(data, dtype=torch.uint8))
+        if facts.num_frames < len(table.pts) <= facts.claimed_frames:
+            facts = probe(torch.frombuffer(data, dtype=torch.uint8), by_packets=True)
+    except SampleError as error:
+        return f"; {error}"
+    known = {number for first, stop in table.lost.tolist() for number in range(first, stop)}
+    gone = [run for run in facts.lost.tolist() if not known.issuperset(range(*run))]
+    if gone:
+        return f"; {name_runs(gone)} do not decode any more"
+    return "" if facts.num_frames == len(table.pts) else f"; {facts.num_frames} of {len(table.pts)} frames decode"
 
 
 def _read(shard: Path, offset: int, size: int) -> bytearray:

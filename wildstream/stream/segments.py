@@ -47,6 +47,7 @@ class ReadPlanned:
                 pts=table.pts,
                 key_frames=table.key_frames,
                 time_base=table.time_base,
+                lost=table.lost,
                 frame_size=self.index.frame_size(segment.video),
             )
 
@@ -99,7 +100,10 @@ class ParseSamples:
                 pts, key_frames, time_base = scan(data)
             except VideoError as error:
                 raise VideoError(f"{key}: {error}") from error
-            num_frames = min(len(pts), _promised_frames(sample, len(pts)))
+            metadata = _metadata(sample)
+            num_frames = min(len(pts), int(metadata.get("num_frames", len(pts))))
+            lost = np.asarray(metadata.get("lost", []), np.int64).reshape(-1, 2)
+            frame_size = (metadata["height"], metadata["width"]) if {"height", "width"} <= metadata.keys() else None
             track = self._labels(key, sample, num_frames)
             longest = Order(shuffle=False, segment_frames=self.segment_frames).segment_windows(self.style)
             for first in range(0, int(self.style.num_windows(num_frames)), longest):
@@ -111,6 +115,8 @@ class ParseSamples:
                     pts=pts[:num_frames],
                     key_frames=key_frames,
                     time_base=time_base,
+                    lost=lost,
+                    frame_size=frame_size,
                 )
 
     def _labels(self, key: str, sample: Mapping[str, Any], num_frames: int) -> LabelTrack:
@@ -128,12 +134,10 @@ class ParseSamples:
         raise LabelError(f"{key}: neither labels.npy nor cls among its members {sorted(sample)}")
 
 
-def _promised_frames(sample: Mapping[str, Any], default: int) -> int:
-    """Frames that decode, where the sample's metadata tells."""
-    if "json" not in sample:
-        return default
-    metadata = json.loads(sample["json"])
-    return int(metadata.get("num_frames", default)) if isinstance(metadata, dict) else default
+def _metadata(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """What `pack` knew of a sample's video; nothing where somebody else made the sample."""
+    metadata = json.loads(sample["json"]) if "json" in sample else {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _planned_windows(index: Index, style: SlidingStyle, segment: Segment) -> SegmentWindows:

@@ -66,6 +66,13 @@ def ensure_ffmpeg() -> FFmpegLibraries:
         return _load_once()
 
 
+def library(name: str) -> ctypes.CDLL:
+    """One of the FFmpeg libraries that torchcodec uses, such as "swscale"; FFmpegError as in `ensure_ffmpeg`."""
+    names = _sonames_by_major()[ensure_ffmpeg().major]
+    # It is loaded, and the dynamic linker knows what is loaded by its SONAME.
+    return ctypes.CDLL(next(soname for soname in names if soname.startswith(f"lib{name}.")))
+
+
 @functools.cache
 def _load_once() -> FFmpegLibraries:
     sonames = _sonames_by_major()

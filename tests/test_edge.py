@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from conftest import read_tensor, tiny_rows, write_rows
 
 from wildstream.ffmpeg import ensure_ffmpeg
@@ -94,8 +95,8 @@ def test_number_size_and_labels_of_the_frames(packed, name):
     assert np.array_equal(index.track(video).rows(), tiny_rows(0, FRAMES[name]))
     table, data = index.frame_table(video), read_tensor(root / "train" / key / name)
     numbers = [0, FRAMES[name] - 1] if FRAMES[name] > 1 else [0]
-    options = {"pts": table.pts, "key_frames": table.key_frames, "time_base": table.time_base, "device": "cpu"}
-    frames = list(dict(decode(data, [n for n in numbers if n not in LOST.get(name, ())], **options)).values())
+    wanted = [n for n in numbers if n not in LOST.get(name, ())]
+    frames = list(dict(decode(data, wanted, table, device=torch.device("cpu"))).values())
     assert len(frames) == len(numbers) - (name in LOST)
     height, width = index.frame_size(video)
     assert all(frame.shape == (3, height, width) for frame in frames)

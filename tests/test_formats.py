@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wildstream.errors import ConfigError, FormatError, LabelError
+from wildstream.facts import VideoFacts
 from wildstream.shards.formats import FORMATS, get_format, safe_name, select_splits
-from wildstream.video import VideoFacts
 
 
 def make(root, *names, categories='["a", "b"]'):

@@ -16,6 +16,8 @@ RIVER = [
     "elf",
     "ffmpeg",
     "scaling",
+    "facts",
+    "packets",
     "video",
     "probe",
     "samples",

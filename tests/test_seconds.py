@@ -13,10 +13,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from wildstream.errors import LabelError
+from wildstream.facts import NO_PTS
 from wildstream.shards.index import open_index
 from wildstream.shards.labels import END_TOLERANCE, LabelTrack, TimedEvent, frame_at
 from wildstream.shards.pack import pack
-from wildstream.video import NO_PTS
 
 NTSC = [(Fraction(1, 30000), 1001), (Fraction(1, 90000), 3003), (Fraction(1001, 30000), 1)]
 """Time bases in which videos of 29.97 frames per second count, and the pts between two frames."""

@@ -174,9 +174,9 @@ def test_each_needed_frame_of_a_segment_is_decoded_once(tank, monkeypatch):
     decoded = []
     original = stage.decode
 
-    def counting(data, frames, **options):
+    def counting(data, frames, *rest, **options):
         decoded.append(len(frames))
-        return original(data, frames, **options)
+        return original(data, frames, *rest, **options)
 
     monkeypatch.setattr(stage, "decode", counting)
     style = ws.SlidingStyle(window_size=16, samples_per_window=16, step_size=1)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from conftest import TINY_FRAMES, contents, moving_pattern, read_tensor, read_we
 
 from wildstream.cli import main
 from wildstream.errors import ConfigError, VideoError
+from wildstream.facts import NO_PTS
 from wildstream.ffmpeg import ensure_ffmpeg
 from wildstream.probe import probe
 from wildstream.shards import transcode as module
@@ -26,7 +28,7 @@ from wildstream.shards.index import open_index
 from wildstream.shards.pack import REPORT_NAME, pack
 from wildstream.shards.transcode import Transcode, TranscodeEffect, transcode
 from wildstream.shards.verify import verify
-from wildstream.video import NO_PTS, decode
+from wildstream.video import decode
 
 ensure_ffmpeg()
 import av  # noqa: E402  # behind ensure_ffmpeg as in a training; the command line of the kill test has it first
@@ -40,9 +42,9 @@ def tensor(data):
 
 def straight(data, facts, step=1):
     """Every `step`-th frame, decoded from the first one on, without any seek: (3, H, W) float."""
-    options = {"pts": facts.pts, "key_frames": np.zeros(1, np.int64), "time_base": facts.time_base}
+    table = replace(facts, key_frames=np.zeros(1, np.int64))
     numbers = range(0, facts.num_frames, step)
-    for _, frame in decode(tensor(data), numbers, **options, device=torch.device("cpu")):
+    for _, frame in decode(tensor(data), numbers, table, device=torch.device("cpu")):
         assert isinstance(frame, torch.Tensor), frame
         yield frame.float()
 

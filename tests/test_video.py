@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from wildstream import probe as probing
 from wildstream import video
 from wildstream.errors import VideoError
+from wildstream.facts import NO_PTS
 from wildstream.ffmpeg import ensure_ffmpeg
 from wildstream.probe import probe
-from wildstream.video import NO_PTS, decode, scan
+from wildstream.video import decode, scan
 
 CPU = torch.device("cpu")
 LONG = 200
@@ -34,8 +36,7 @@ def straight(data):
 
 def decode_frames(data, numbers, facts=None, **changes):
     facts = facts or probe(data)
-    options = {"pts": facts.pts, "key_frames": facts.key_frames, "time_base": facts.time_base, "device": CPU}
-    found = dict(decode(data, numbers, **{**options, **changes}))
+    found = dict(decode(data, numbers, replace(facts, **changes), device=CPU))
     assert list(found) == list(numbers)
     for frame in found.values():
         if isinstance(frame, VideoError):
@@ -115,7 +116,8 @@ def test_real_videos_equal_straight_decoding(checked, name):
 @pytest.mark.parametrize("name", [*EDGE, *ORIGINALS])
 def test_good_videos_keep_all_their_key_frames(load, name):
     data, facts = load(name)
-    pts, claimed, time_base = scan(data)
+    table = scan(data)
+    pts, claimed, time_base = table.pts, table.key_frames, table.time_base
     assert time_base == facts.time_base
     # a time, since numbers may differ where a frame at the beginning does not decode
     increasing = bool((np.diff(facts.pts) > 0).all())
@@ -135,7 +137,7 @@ def without_first_packet(monkeypatch):
 def test_key_frames_that_silently_give_wrong_pixels_are_found(shared_data, without_first_packet):
     """The danger is real on this file, `probe` finds it, and what is decoded is right all the same."""
     data = read_tensor(shared_data / SEEKS_BADLY)
-    _, claimed, _ = scan(data)
+    claimed = scan(data).key_frames
     facts = probe(data)
     assert len(claimed) == 12
     assert facts.key_frames.tolist() == [0]
@@ -167,7 +169,7 @@ def make(tmp_path_factory):
 def test_key_frames_that_refresh_bit_by_bit_are_not_trusted(make):
     """Periodic intra refresh: the container names key frames from which decoding does not begin at once."""
     data = make("a.mp4", 100, options={"x264-params": "intra-refresh=1:bframes=0:keyint=24"})
-    assert scan(data)[1].tolist() == [0, 24, 48, 72, 96]
+    assert scan(data).key_frames.tolist() == [0, 24, 48, 72, 96]
     facts = probe(data)
     assert facts.key_frames.tolist() == [0]
     expected = [frame.clone() for frame in straight(data)]
@@ -195,7 +197,7 @@ def test_encodings_keep_every_key_frame(encoded):
     assert facts.num_frames == facts.claimed_frames == len(expected) == TINY_FRAMES
     assert facts.key_frames.tolist() == [0, 12, 24, 36, 48]
     assert (facts.width, facts.height, facts.fps) == (128, 96, pytest.approx(25, rel=0.01))
-    assert scan(data)[1].tolist() == facts.key_frames.tolist()
+    assert scan(data).key_frames.tolist() == facts.key_frames.tolist()
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -270,7 +272,6 @@ def test_frames_without_a_time_are_told_apart_and_decode_all_the_same(shared_dat
     assert facts.pts[-1] == NO_PTS
     assert facts.key_frames.tolist() == [0]
     assert 20 < facts.fps < 30
-    places = {"pts": facts.pts, "key_frames": facts.key_frames, "time_base": facts.time_base}
-    last = dict(decode(data, [0, facts.num_frames - 1], **places, device=torch.device("cpu")))
+    last = dict(decode(data, [0, facts.num_frames - 1], facts, device=torch.device("cpu")))
     assert all(isinstance(frame, torch.Tensor) for frame in last.values())
     assert len(last) == 2

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from wildstream.errors import VideoError
+from wildstream.facts import NO_PTS, FrameTable, Ints, VideoFacts
+from wildstream.packets import find_unreferenced
 from wildstream.video import (
-    NO_PTS,
     BrokenRun,
     Opened,
-    VideoFacts,
     key_frames_of,
     run_from,
     to_pts,
@@ -37,10 +37,7 @@ from wildstream.video import (
 )
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torchcodec.decoders import Demuxer, RawFrame, VideoPacketDecoder
-
-    Ints = npt.NDArray[np.int64]
 
 COMPARED_FRAMES = 8
 """Frames after each key frame, at most, that are compared between a seek and the straight pass."""
@@ -78,10 +75,12 @@ def _probe(data: Tensor, by_packets: bool) -> VideoFacts:
     damaged = _is_damaged(seen, packet_pts, by_packets)
     # The packets that come after the last frame that decodes are a damaged tail.
     pts = packet_pts[packet_pts <= max(seen.pts)] if damaged else np.asarray(seen.pts, np.int64)
-    key_frames = _trusted(data, key_frames_of(pts, key_pts), pts, time_base, seen, run)
-    lost = _find_lost(data, key_frames, pts, time_base) if damaged else np.zeros((0, 2), np.int64)
+    table = FrameTable(pts=pts, key_frames=key_frames_of(pts, key_pts), time_base=time_base)
+    key_frames = _trusted(data, table, seen, run)
+    lost = _find_lost(data, replace(table, key_frames=key_frames)) if damaged else np.zeros((0, 2), np.int64)
     if int((lost[:, 1] - lost[:, 0]).sum()) == len(pts):
         raise VideoError(f"none of its {len(packet_pts)} frames decodes as it should; repair or re-encode the file")
+    order, unreferenced = (table.packets, table.unreferenced) if damaged else find_unreferenced(data, table)
     within = ((key_frames[:, None] >= lost[:, 0]) & (key_frames[:, None] < lost[:, 1])).any(axis=1)
     return VideoFacts(
         codec=opened.stream.metadata.codec or "unknown",
@@ -94,6 +93,8 @@ def _probe(data: Tensor, by_packets: bool) -> VideoFacts:
         pts=pts,
         key_frames=key_frames[~within | (key_frames == 0)],
         lost=lost,
+        packets=order,
+        unreferenced=unreferenced,
     )
 
 
@@ -179,16 +180,16 @@ def _compared_run(num_frames: int, num_key_frames: int) -> int:
     return max(1, min(COMPARED_FRAMES, num_frames // (6 * max(1, num_key_frames))))
 
 
-def _trusted(data: Tensor, key_frames: Ints, pts: Ints, time_base: Fraction, seen: _Seen, run: int) -> Ints:
+def _trusted(data: Tensor, table: FrameTable, seen: _Seen, run: int) -> Ints:
     """The key frames from which decoding gives the same frames as the straight pass gave."""
     kept = [0]
-    opened = Opened(data)
-    for first, stop in pairwise([*key_frames.tolist(), len(pts)]):
+    opened, pts = Opened(data), table.pts
+    for first, stop in pairwise([*table.key_frames.tolist(), len(pts)]):
         if first > 0:
             expected = [seen.checksums.get(shown_at) for shown_at in pts[first : min(stop, first + run)].tolist()]
             found: list[int | None] = []
             try:
-                decoded = run_from(opened, first, pts, time_base, CPU)
+                decoded = run_from(opened, first, table, CPU)
                 found.extend(_checksum(frame) for _, frame in islice(decoded, len(expected)))
             except BrokenRun:  # of frames before more damage the first few must do
                 if seen.failed_after is not None:
@@ -198,16 +199,16 @@ def _trusted(data: Tensor, key_frames: Ints, pts: Ints, time_base: Fraction, see
     return np.asarray(kept, np.int64)
 
 
-def _find_lost(data: Tensor, key_frames: Ints, pts: Ints, time_base: Fraction) -> Ints:
+def _find_lost(data: Tensor, table: FrameTable) -> Ints:
     """Runs of frames that `video.decode` could not give, (n, 2), by going through the video as it does."""
     lost: list[tuple[int, int]] = []
     start = 0
-    while start < len(pts):
+    while start < len(table.pts):
         try:
-            for number, _ in run_from(Opened(data), start, pts, time_base, CPU):
+            for number, _ in run_from(Opened(data), start, table, CPU):
                 start = number + 1
         except BrokenRun as broken:
-            first, stop = broken.damage(key_frames, len(pts))
+            first, stop = broken.damage(table.key_frames, len(table.pts))
             if lost and lost[-1][1] == first:
                 first = lost.pop()[0]
             lost.append((first, stop))

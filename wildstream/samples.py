@@ -9,11 +9,12 @@ frames of a segment.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from wildstream.facts import FrameTable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,14 +50,8 @@ class EncodedSegment:
     """What is to be cut from it."""
     data: Tensor
     """(num_bytes,) uint8, CPU: the video file."""
-    pts: Ints
-    """(num_frames,) presentation times in units of time_base."""
-    key_frames: Ints
-    """(num_key_frames,) frame numbers where decoding may start."""
-    time_base: Fraction
-    """Seconds per unit of pts."""
-    lost: Ints | None = None
-    """(n, 2) first and stop of the runs of frames that are known not to decode; None for none."""
+    table: FrameTable
+    """What it takes to find the frames in them."""
     frame_size: tuple[int, int] | None = None
     """Height and width in pixels of an upright frame, where they are known: a segment of which nothing decodes can
     then be replaced by black frames, and its windows be masked and counted."""

@@ -15,9 +15,8 @@ inside a packet that FFmpeg conceals without an error, as it often does for H.26
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from typing import TYPE_CHECKING, cast
@@ -27,7 +26,9 @@ import torch
 from torch import Tensor
 
 from wildstream.errors import VideoError
+from wildstream.facts import NO_PTS, FrameTable
 from wildstream.ffmpeg import ensure_ffmpeg
+from wildstream.packets import Sparing
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -36,47 +37,12 @@ if TYPE_CHECKING:
 VIDEO_EXTENSIONS = ("mp4", "avi", "mkv", "mov", "webm")
 INVALID_DATA = -1094995529
 """AVERROR_INVALIDDATA, as torchcodec reports it."""
-NO_PTS = -(1 << 63)
-"""The pts of a frame whose container does not say when it is shown: the least int64, as in FFmpeg."""
 MAX_REORDER = 16
 """Places by which a codec may show a frame later than its packet's place says: the most that H.264 and HEVC allow."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoFacts:
-    """What one full sequential decode says about a video."""
-
-    codec: str
-    """FFmpeg's name of the codec, such as "h264"."""
-    pixel_format: str
-    """FFmpeg's name of the decoded format, such as "yuv420p"."""
-    width: int
-    """Pixels, upright (after rotation)."""
-    height: int
-    """Pixels, upright (after rotation)."""
-    num_frames: int
-    """Frames that decode, whatever the container claims, and those in between that are lost."""
-    claimed_frames: int
-    """Frames that the container's packets promise."""
-    time_base: Fraction
-    """Seconds per unit of pts."""
-    pts: npt.NDArray[np.int64]
-    """(num_frames,) presentation times in units of `time_base`, in order of output; NO_PTS where there is none."""
-    key_frames: npt.NDArray[np.int64]
-    """(num_key_frames,) frame numbers where decoding may start, tried; 0, the first packet, always is one of them."""
-    lost: npt.NDArray[np.int64]
-    """(n, 2) first and stop of the runs of frames that a damaged packet cost; increasing, apart from each other."""
-
-    @property
-    def fps(self) -> float:
-        """Mean frames per second of those that have a time; 0.0 where one frame or equal times leave it undefined."""
-        timed = self.pts[self.pts != NO_PTS].tolist()
-        span = (timed[-1] - timed[0]) * self.time_base if timed else 0
-        return float((len(timed) - 1) / span) if span > 0 else 0.0
-
-
-def scan(data: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Fraction]:
-    """What the packets of a video promise, without decoding it: pts, key_frames and time_base as in `VideoFacts`.
+def scan(data: Tensor) -> FrameTable:
+    """What the packets of a video promise, without decoding it.
 
     Args:
         data: (num_bytes,) uint8, CPU: the file.
@@ -88,18 +54,32 @@ def scan(data: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Fr
         packets = _open(data)[1].scan()
     pts = packets._pts.numpy()
     key_frames = key_frames_of(pts, pts[packets.is_key_frame.numpy()])
-    return pts, key_frames, Fraction(packets._time_base_num, packets._time_base_den)
+    time_base = Fraction(packets._time_base_num, packets._time_base_den)
+    return FrameTable(pts=pts, key_frames=key_frames, time_base=time_base)
+
+
+class FullSize:
+    """Decoded frames → RGB as large as they are."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Convert frames that were decoded on `device`, and leave them there."""
+        ensure_ffmpeg()  # before torchcodec is imported, which may be here
+        from torchcodec.decoders import ColorConverter
+
+        self._converter = ColorConverter(device=device)
+
+    def __call__(self, number: int, frame: RawFrame) -> Tensor:
+        """(3, H, W) uint8 RGB, upright, in memory of its own; its colours lie side by side there."""
+        return self._converter.convert(frame).data
 
 
 def decode(
     data: Tensor,
     frames: Sequence[int] | npt.NDArray[np.int64],
+    table: FrameTable,
     *,
-    pts: npt.NDArray[np.int64],
-    key_frames: npt.NDArray[np.int64],
-    time_base: Fraction,
     device: torch.device,
-    lost: npt.NDArray[np.int64] | None = None,
+    convert: Callable[[int, RawFrame], Tensor] | None = None,
 ) -> Iterator[tuple[int, Tensor | VideoError]]:
     """Yield the given frames, or why they cannot be had, in one forward pass from the key frame before the first.
 
@@ -108,44 +88,46 @@ def decode(
 
     Args:
         data: (num_bytes,) uint8, CPU: the file.
-        frames: Frame numbers, strictly increasing, within [0, len(pts)).
-        pts: (num_frames,) as in `VideoFacts`.
-        key_frames: (num_key_frames,) as in `VideoFacts`.
-        time_base: Seconds per unit of pts.
-        device: Where to decode, and where the frames will be.
-        lost: (n, 2) as in `VideoFacts`; none by default.
+        frames: Frame numbers, strictly increasing, within [0, len(table.pts)).
+        table: What is known of the video.
+        device: Where to decode.
+        convert: Makes of a frame, by its number and as the decoder gives it, what is yielded; `FullSize` by default.
 
     Yields:
-        A frame's number, with either uint8 (3, H, W) RGB, upright, in memory of its own, or a VideoError. Numbers
-        increase, but an error may also take back one of the last `MAX_REORDER` frames.
+        A frame's number, with either what `convert` made of it, or a VideoError. Numbers increase, but an error may
+        also take back one of the last `MAX_REORDER` frames.
 
     Raises:
         torch.OutOfMemoryError: Of the GPU, which is no fault of the video.
     """
     if len(frames) == 0:
         return
-    ensure_ffmpeg()  # before torchcodec is imported, which may be here
-    from torchcodec.decoders import ColorConverter
-
-    converter = ColorConverter(device=device)
+    convert = convert or FullSize(device)
+    num_frames, key_frames = len(table.pts), table.key_frames
     wanted = np.asarray(frames, np.int64)
-    known = np.zeros((0, 2), np.int64) if lost is None else lost
+    needed: npt.NDArray[np.bool_] | None = None
+    if device.type == "cpu" and len(table.unreferenced):
+        needed = np.zeros(num_frames, np.bool_)
+        needed[wanted] = True
     place = 0
-    for first, stop in (*known.tolist(), (len(pts), len(pts))):
+    for first, stop in (*table.lost.tolist(), (num_frames, num_frames)):
         while place < len(wanted) and wanted[place] < first:  # a run, which ends here or at damage
             start = int(key_frames[np.searchsorted(key_frames, wanted[place], side="right") - 1])
             end = int(np.searchsorted(wanted, first))
             try:
-                for number, frame in run_from(Opened(data), start, pts, time_base, device):
+                for number, frame in run_from(Opened(data), start, table, device, needed):
                     if number == wanted[place]:
                         with unreadable_is_refused():
-                            pixels = converter.convert(frame).data
+                            pixels = convert(number, frame)
                         yield number, pixels
                         place += 1
                         if place == end:
                             break
             except BrokenRun as broken:
-                damage = broken.damage(key_frames, len(pts))
+                if needed is not None:
+                    needed = None  # again, and nothing is spared, to be sure that it is not for that
+                    continue
+                damage = broken.damage(key_frames, num_frames)
                 back, place = place, int(np.searchsorted(wanted, min(damage[1], first)))
                 taken = wanted[min(back, int(np.searchsorted(wanted, damage[0]))) : place]
                 loss = VideoError(f"{name_frames(*damage)} not decode ({broken})")
@@ -193,21 +175,32 @@ class BrokenRun(VideoError):
 
 
 def run_from(
-    opened: Opened, first: int, pts: npt.NDArray[np.int64], time_base: Fraction, device: torch.device
+    opened: Opened,
+    first: int,
+    table: FrameTable,
+    device: torch.device,
+    needed: npt.NDArray[np.bool_] | None = None,
 ) -> Iterator[tuple[int, RawFrame]]:
-    """Frames with their numbers, from key frame number `first` on, as long as they are those that `pts` promises.
+    """Frames with their numbers, from key frame number `first` on, as long as they are those that `table` promises.
+
+    Of frames that are not `needed`, (num_frames,), those that can be spared are left out; None needs all.
 
     Raises:
         BrokenRun: At the first frame that is missing; frames of packets before a damaged one have all come.
     """
-    number = first
-    for frame, damage in _before_damage(opened, first, pts, time_base, device):
-        shown_at = None if frame is None else to_pts(frame, time_base)
+    number, pts = first, table.pts
+    spared: set[int] = set()
+    for frame, damage in _before_damage(opened, first, table, device, needed, spared):
+        shown_at = None if frame is None else to_pts(frame, table.time_base)
         # Before the key frame come the leading frames of an open group, whose references lie before it.
         if shown_at is not None and number == first > 0 and shown_at < pts[first]:
             continue
+        while number in spared:
+            number += 1
+        if number == len(pts):
+            return
         if frame is None or shown_at != pts[number]:
-            reason = damage or _mismatch(number, shown_at, pts, time_base)
+            reason = damage or _mismatch(number, shown_at, table)
             raise BrokenRun(reason, first=first, reached=number, in_silence=damage is None)
         yield number, frame
         number += 1
@@ -215,29 +208,35 @@ def run_from(
             return
 
 
-def _mismatch(number: int, shown_at: int | None, pts: npt.NDArray[np.int64], time_base: Fraction) -> str:
+def _mismatch(number: int, shown_at: int | None, table: FrameTable) -> str:
     """What to say of a frame that did not come, in the place of which another came, or none."""
     if shown_at is None:
         return f"the video ends before frame {number:,}: the file is damaged or has changed"
-    promised, given = (f"{float(time * time_base):.6f} s" for time in (int(pts[number]), shown_at))
+    promised, given = (f"{float(time * table.time_base):.6f} s" for time in (int(table.pts[number]), shown_at))
     return f"frame {number:,} should be shown at {promised}, the decoder gave one for {given}: damaged or changed"
 
 
 def _before_damage(
-    opened: Opened, first: int, pts: npt.NDArray[np.int64], time_base: Fraction, device: torch.device
+    opened: Opened,
+    first: int,
+    table: FrameTable,
+    device: torch.device,
+    needed: npt.NDArray[np.bool_] | None,
+    spared: set[int],
 ) -> Iterator[tuple[RawFrame | None, str | None]]:
     """Frames of the packets before the first damaged one, and None for the end; beside them the damage, once met."""
     given = 0
     try:
-        for frame in opened.feed(first, pts, time_base, device):
+        for frame in opened.feed(first, table, device, Sparing(table, needed, spared)):
             yield frame, None
             given += 1
         yield None, None
     except _DamagedPacket as damage:
         # Some frames were still held back to be put in order. Whatever this decoder gives out from here may be made up;
         # another one, fed with the packets before the damage alone, gives those frames and no others.
+        again = Sparing(table, needed, set())
         with suppress(_DamagedPacket):
-            for frame in islice(opened.feed(first, pts, time_base, device, packets=damage.before), given, None):
+            for frame in islice(opened.feed(first, table, device, again, packets=damage.before), given, None):
                 yield frame, str(damage)
         yield None, str(damage)
 
@@ -263,9 +262,9 @@ class Opened:
     def feed(
         self,
         first: int,
-        pts: npt.NDArray[np.int64],
-        time_base: Fraction,
+        table: FrameTable,
         device: torch.device,
+        sparing: Sparing,
         *,
         packets: int | None = None,
     ) -> Iterator[RawFrame]:
@@ -282,14 +281,18 @@ class Opened:
             decoder = self.stream.make_decoder(device)
             if first > 0:
                 if _needs_first_packet(self.stream):
-                    self.demuxer.seek(float(pts[0] * time_base))
+                    self.demuxer.seek(float(table.pts[0] * table.time_base))
                     for packet in islice(self.demuxer, 1):
                         decoder.decode(packet)
-                self.demuxer.seek(float(pts[first] * time_base))
+                self.demuxer.seek(float(table.pts[first] * table.time_base))
                 decoder.reset()
+            else:
+                sparing.begin()
             for packet in islice(self.demuxer, packets):
-                frames = decoder.decode(packet)
+                frames = [] if sparing.leaves_out() else decoder.decode(packet)
                 before += 1
+                if frames and sparing.waits:
+                    sparing.begin(to_pts(frames[0], table.time_base))
                 yield from frames
             yield from decoder.drain()
         except torch.OutOfMemoryError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from wildstream.errors import ConfigError, FormatError, LabelError
+from wildstream.facts import VideoFacts
 from wildstream.shards.labels import (
     LabelTrack,
     read_categories,
@@ -22,7 +23,7 @@ from wildstream.shards.labels import (
     read_events,
     read_frame_rows,
 )
-from wildstream.video import VIDEO_EXTENSIONS, VideoFacts
+from wildstream.video import VIDEO_EXTENSIONS
 
 Task = Literal["multi_label", "single_label"]
 """Whether classes may overlap (binary cross entropy) or exclude each other (cross entropy)."""

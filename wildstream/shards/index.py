@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from wildstream.errors import ShardError
+from wildstream.facts import FrameTable
 from wildstream.shards.formats import Task
 from wildstream.shards.labels import LabelTrack
 
@@ -58,9 +58,11 @@ SCHEMA = pa.schema(
         ("pts", pa.list_(pa.int64())),  # of every frame, in units of the time base
         ("key_frames", pa.list_(pa.int32())),  # frame numbers where decoding may start
         ("lost", pa.list_(RUN)),  # runs of frames that a damaged packet cost; not in indexes of 0.1.0: none are
+        ("packets", pa.list_(pa.int32())),  # frame number of each packet in order of decoding; empty if none is spared
+        ("unreferenced", pa.list_(pa.int32())),  # frames that no other is predicted from; nor are these two in 0.1.0
     ]
 )
-WIDE = ("pts", "key_frames", "lost")
+WIDE = ("pts", "key_frames", "lost", "packets", "unreferenced")
 
 
 class DatasetInfo(BaseModel):
@@ -88,20 +90,6 @@ class DatasetInfo(BaseModel):
     """Program and version."""
     transcode: dict[str, int | str] | None = None
     """Options that the videos were re-encoded with; None where they are as they were."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FrameTable:
-    """The wide columns of one video: when its frames are shown, where decoding may start, what is lost."""
-
-    pts: npt.NDArray[np.int64]
-    """(num_frames,) in units of time_base."""
-    key_frames: npt.NDArray[np.int64]
-    """(num_key_frames,) frame numbers, increasing, the first is 0."""
-    time_base: Fraction
-    """Seconds per unit of pts."""
-    lost: npt.NDArray[np.int64]
-    """(n, 2) first and stop of the runs of frames that do not decode, increasing."""
 
 
 class Index:
@@ -186,10 +174,15 @@ class Index:
         numerator, denominator = (
             self._table[f"time_base_{part}"][video].as_py() for part in ("numerator", "denominator")
         )
-        pts, key_frames = (np.asarray(wide[name][place].values.to_numpy(), np.int64) for name in ("pts", "key_frames"))
-        runs = (wide["lost"][place].as_py() or []) if "lost" in wide.column_names else []
+        there = {name: wide[name][place].values for name in WIDE if name in wide.column_names}
+        numbers = {
+            name: np.asarray(values.to_numpy(), np.int64)
+            for name, values in there.items()
+            if name != "lost" and values is not None
+        }
+        runs = there["lost"].to_pylist() if there.get("lost") is not None else []
         lost = np.asarray([(run["first"], run["stop"]) for run in runs], np.int64).reshape(-1, 2)
-        return FrameTable(pts, key_frames, Fraction(numerator, denominator), lost)
+        return FrameTable(time_base=Fraction(numerator, denominator), lost=lost, **numbers)
 
     def newer_than(self, min_ctime: float) -> Index:
         """The index without the videos whose source file changed before `min_ctime` (seconds since 1970)."""

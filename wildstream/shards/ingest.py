@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from wildstream.errors import LabelError, SampleError, VideoError
+from wildstream.facts import VideoFacts
 from wildstream.probe import probe
 from wildstream.shards.formats import Format, Source
 from wildstream.shards.labels import LabelTrack
 from wildstream.shards.transcode import EXTENSION, Transcode, TranscodeEffect, transcode
-from wildstream.video import VideoFacts, name_runs
+from wildstream.video import name_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def ingest(
         members["labels.npy"] = _npy(track.rows().view(np.uint8))
     columns = zip(track.classes.tolist(), track.first.tolist(), track.stop.tolist(), strict=True)
     events = [{"class": label, "first": first, "stop": stop} for label, first, stop in columns]
-    wide = {"pts": facts.pts, "key_frames": facts.key_frames}
+    wide = {name: getattr(facts, name) for name in ("pts", "key_frames", "packets", "unreferenced")}
     runs = [{"first": first, "stop": stop} for first, stop in lost]
     return Sample(members, {**row, "events": events, **wide, "lost": runs}, effect)
 

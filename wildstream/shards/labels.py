@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wildstream.errors import FormatError, LabelError
-from wildstream.video import NO_PTS
+from wildstream.facts import NO_PTS
 
 if TYPE_CHECKING:
     import numpy.typing as npt

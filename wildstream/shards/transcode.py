@@ -23,8 +23,9 @@ import numpy as np
 import torch
 
 from wildstream.errors import ConfigError, VideoError
+from wildstream.facts import NO_PTS, VideoFacts
 from wildstream.probe import probe
-from wildstream.video import NO_PTS, VideoFacts, decode, name_runs
+from wildstream.video import decode, name_runs
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -384,7 +385,7 @@ def _decoding_seconds(data: bytes, facts: VideoFacts, runs: list[range]) -> floa
     tensor, cpu = _tensor(data), torch.device("cpu")
     started: float | None = None
     for run in (range(1), *runs):  # the first frame alone warms up
-        frames = decode(tensor, run, pts=facts.pts, key_frames=facts.key_frames, time_base=facts.time_base, device=cpu)
+        frames = decode(tensor, run, facts, device=cpu)
         if any(isinstance(frame, VideoError) for _, frame in frames):
             return 0.0
         started = time.thread_time() if started is None else started

@@ -17,8 +17,9 @@ import torch
 from tqdm import tqdm
 
 from wildstream.errors import SampleError, ShardError
+from wildstream.facts import FrameTable
 from wildstream.probe import probe
-from wildstream.shards.index import FrameTable, Index, open_index
+from wildstream.shards.index import Index, open_index
 from wildstream.video import name_runs
 
 

@@ -68,11 +68,8 @@ class Decode:
         stream = decode(
             segment.data,
             wanted,
-            pts=segment.pts,
-            key_frames=segment.key_frames,
-            time_base=segment.time_base,
+            segment.table,
             device=torch.device(self.device),
-            lost=segment.lost,
         )
         frames = self._convert(_whole(stream, errors), wanted)
         places = places.reshape(segment.windows.frames.shape)

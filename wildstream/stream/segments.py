@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,14 +40,10 @@ class ReadPlanned:
     def __call__(self, segments: Iterable[Segment]) -> Iterator[EncodedSegment]:
         """Read a stream of planned segments; ShardError where a shard is missing or too short."""
         for segment in segments:
-            table = self.index.frame_table(segment.video)
             yield EncodedSegment(
                 windows=_planned_windows(self.index, self.style, segment),
                 data=read_member(*self.index.place(segment.video)),
-                pts=table.pts,
-                key_frames=table.key_frames,
-                time_base=table.time_base,
-                lost=table.lost,
+                table=self.index.frame_table(segment.video),
                 frame_size=self.index.frame_size(segment.video),
             )
 
@@ -97,12 +93,13 @@ class ParseSamples:
                 raise VideoError(f"{key}: no video among its members {sorted(sample)}")
             data = torch.frombuffer(bytearray(sample[extension]), dtype=torch.uint8)
             try:
-                pts, key_frames, time_base = scan(data)
+                table = scan(data)
             except VideoError as error:
                 raise VideoError(f"{key}: {error}") from error
             metadata = _metadata(sample)
-            num_frames = min(len(pts), int(metadata.get("num_frames", len(pts))))
+            num_frames = min(len(table.pts), int(metadata.get("num_frames", len(table.pts))))
             lost = np.asarray(metadata.get("lost", []), np.int64).reshape(-1, 2)
+            table = replace(table, pts=table.pts[:num_frames], lost=lost)
             frame_size = (metadata["height"], metadata["width"]) if {"height", "width"} <= metadata.keys() else None
             track = self._labels(key, sample, num_frames)
             longest = Order(shuffle=False, segment_frames=self.segment_frames).segment_windows(self.style)
@@ -112,10 +109,7 @@ class ParseSamples:
                 yield EncodedSegment(
                     windows=_windows(key, self.style, track, windows, unplanned, np.ones(len(windows), np.bool_)),
                     data=data,
-                    pts=pts[:num_frames],
-                    key_frames=key_frames,
-                    time_base=time_base,
-                    lost=lost,
+                    table=table,
                     frame_size=frame_size,
                 )
 

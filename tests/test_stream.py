@@ -14,6 +14,7 @@ from torchvision.transforms.v2.functional import resize
 import wildstream as ws
 from wildstream.ffmpeg import ensure_ffmpeg
 from wildstream.fishtank import make_fishtank
+from wildstream.scaling import ScaleFrames
 from wildstream.stream.decode import Decode
 
 ensure_ffmpeg()
@@ -235,9 +236,40 @@ def test_a_grid_has_as_many_tiles_as_it_says(patch_h, patch_w, height, width):
 def test_resizing_is_the_antialiased_resize_of_the_whole_frame(tank):
     source, shards = tank
     dataset = ws.DatasetBuilder(path=shards / "val", style="frames_w_temp").build()
-    batch = next(iter(dataset.loader(batch_size=4, size=(24, 30))))
+    batch = next(iter(dataset.loader(batch_size=4, size=(24, 30), resize="torchvision")))
     frames = sequential_frames(next((source / "val").rglob("*.mp4")))[:4]
     assert torch.equal(batch.frames[:, 0], resize(frames, [24, 30], antialias=True))
+
+
+def test_scaling_is_that_of_each_frame_by_itself(tank):
+    """By default libswscale scales; how near that is to torchvision's, tests/test_scaling.py has for real footage."""
+    from torchcodec.decoders import Demuxer
+
+    source, shards = tank
+    dataset = ws.DatasetBuilder(path=shards / "val", style="frames_w_temp").build()
+    path = next((source / "val").rglob("*.mp4"))
+    demuxer = Demuxer(path)
+    decoder = demuxer.streams[0].make_decoder("cpu")
+    raw = [frame for packet in demuxer for frame in decoder.decode(packet)][:40]
+    for size in ((24, 30), (33, 47)):
+        rows = [
+            batch.frames[row, 0]
+            for batch in dataset.loader(batch_size=4, size=size, segment_frames=7)
+            for row in range(len(batch))
+            if batch.keys[row] == path.stem
+        ]
+        for frame, row in zip(raw, rows, strict=False):
+            out = torch.empty((3, *size), dtype=torch.uint8)
+            ScaleFrames(*size)(frame, out)
+            assert torch.equal(row, out)
+
+
+def test_frames_that_have_the_size_already_are_exact(tank):
+    source, shards = tank
+    dataset = ws.DatasetBuilder(path=shards / "val", style="frames_w_temp").build()
+    frames = sequential_frames(next((source / "val").rglob("*.mp4")))[:4]
+    batch = next(iter(dataset.loader(batch_size=4, size=tuple(frames.shape[-2:]))))
+    assert torch.equal(batch.frames[:, 0], frames)
 
 
 def test_a_transform_sees_each_clip(tank):

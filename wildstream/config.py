@@ -27,7 +27,7 @@ from wildstream.locations import CONFIGS
 from wildstream.models.heads import AGGREGATORS, CLASSIFIERS, POOLINGS, choose
 from wildstream.stream.plan import LANES, POOL_SEGMENTS, SEGMENT_FRAMES
 from wildstream.stream.samplers import Balanced, Random, Sampler
-from wildstream.stream.transforms import parse_size
+from wildstream.stream.transforms import ResizeBy, parse_size
 from wildstream.stream.windows import SlidingStyle, get_style
 
 
@@ -91,6 +91,8 @@ class DataConfig(Strict):
     """How windows slide: a name from configs/sliding, or its parameters."""
     size: Annotated[int | tuple[int, int] | None, BeforeValidator(_check_size)] = None
     """Frames or patches are resized to a square of so many pixels, or to [height, width]; null: the backbone's own."""
+    resize: ResizeBy = "swscale"
+    """Who resizes: swscale, before frames become RGB, is quicker; torchvision is antialiased bilinear, afterwards."""
     train_split: str = "train"
     """Split to train on."""
     val_split: str = "val"

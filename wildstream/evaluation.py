@@ -88,6 +88,7 @@ def evaluate(
     loader = dataset.loader(
         batch_size=batch_size or manifest.config.trainer.batch_size,
         size=manifest.size,
+        resize=manifest.config.data.resize,
         num_workers=manifest.config.data.num_workers,
         max_skipped=manifest.config.data.max_skipped,
     )

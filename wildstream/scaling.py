@@ -96,7 +96,8 @@ class Scaler:
 class ScaleFrames:
     """Decoded frames → RGB of one size, on the CPU; with a scaler for each thread and kind of frame.
 
-    Formats that are no planes of YUV (palettes, RGB, grey) are converted first and resized then, by torchvision.
+    Frames that have that size already are converted as they are. Formats that are no planes of YUV (palettes, RGB,
+    grey) are converted first and resized then, by torchvision.
     """
 
     def __init__(self, height: int, width: int) -> None:
@@ -111,18 +112,18 @@ class ScaleFrames:
         Raises:
             RuntimeError: FFmpeg cannot convert it.
         """
-        if SCALABLE.fullmatch(frame.pixel_format) is None:
+        quarter_turns = round((frame.rotation or 0) / 90) % 4
+        size = (self.height, self.width) if quarter_turns % 2 == 0 else (self.width, self.height)
+        if size == (frame.height, frame.width) or SCALABLE.fullmatch(frame.pixel_format) is None:
             out.copy_(self._resized(frame))
             return
         full_range = frame.color_range == "pc" or frame.pixel_format.startswith("yuvj")
         kind = FrameKind(frame.width, frame.height, frame.pixel_format, frame.color_space, full_range)
-        quarter_turns = round((frame.rotation or 0) / 90) % 4
         if quarter_turns == 0:
-            self._scaler(kind, self.height, self.width)(frame.planes, out)
+            self._scaler(kind, *size)(frame.planes, out)
             return
-        height, width = (self.height, self.width) if quarter_turns == 2 else (self.width, self.height)
-        lying = torch.empty((3, height, width), dtype=torch.uint8)
-        self._scaler(kind, height, width)(frame.planes, lying)
+        lying = torch.empty((3, *size), dtype=torch.uint8)
+        self._scaler(kind, *size)(frame.planes, lying)
         out.copy_(torch.rot90(lying, quarter_turns, (1, 2)))
 
     def _scaler(self, kind: FrameKind, height: int, width: int) -> Scaler:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wildstream.errors import ConfigError, ShardError
 from wildstream.samples import Batch, Clip
+from wildstream.stream.buffers import frame_memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,7 @@ def _gather(segments: list[Tensor], clips: list[Clip]) -> Tensor:
     if len(shapes) > 1:
         found = ", ".join(f"{key} {'×'.join(map(str, shape))}" for shape, key in shapes.items())
         raise ShardError(f"frames of several sizes cannot be one batch: {found}. Set size=, such as size=224.")
-    frames = segments[0].new_empty((len(clips), len(clips[0].places), *segments[0].shape[1:]))
+    frames = frame_memory.take((len(clips), len(clips[0].places), *segments[0].shape[1:]), segments[0].device)
     for row, segment, clip in zip(frames, segments, clips, strict=True):
         torch.index_select(segment, 0, clip.places.to(segment.device), out=row)
     return frames

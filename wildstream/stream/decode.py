@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,27 +19,36 @@ from torch import Tensor
 
 from wildstream.errors import ConfigError, VideoError
 from wildstream.samples import DecodedSegment, EncodedSegment
-from wildstream.video import decode
+from wildstream.scaling import ScaleFrames
+from wildstream.stream.buffers import frame_memory
+from wildstream.video import FullSize, decode
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from torchcodec.decoders import RawFrame
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decode:
     """Decode segments in threads, in order."""
 
+    size: tuple[int, int] | None = None
+    """Height and width in pixels to which libswscale scales frames before they become RGB; on the CPU only."""
     per_frame: tuple[Callable[[Tensor], Tensor], ...] = ()
-    """Applied in turn to each frame, (1, C, H, W) uint8 at first: tiling, resizing."""
+    """Applied in turn to each frame of full size, (1, C, H, W) uint8 at first: tiling, resizing. Not beside `size`."""
     threads: int = 1
     """Segments that are decoded at the same time, each by one FFmpeg thread."""
     device: str = "cpu"
     """Where to decode, and where the frames will be."""
+    _scale: ScaleFrames | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse values that are out of range (ConfigError)."""
         if self.threads < 1:
             raise ConfigError(f"threads={self.threads} must be at least 1.")
+        if self.size is not None and (self.per_frame or self.device != "cpu"):
+            raise ConfigError(f"size={self.size} is for the CPU, without per_frame. Add Resize to per_frame instead.")
+        object.__setattr__(self, "_scale", None if self.size is None else ScaleFrames(*self.size))
 
     def __call__(self, segments: Iterable[EncodedSegment]) -> Iterator[DecodedSegment]:
         """Decode a stream of segments.
@@ -64,19 +73,17 @@ class Decode:
     def decode_segment(self, segment: EncodedSegment) -> DecodedSegment:
         """Decode the frames that one segment's windows need."""
         wanted, places = np.unique(segment.windows.frames, return_inverse=True)
-        errors: dict[int, VideoError] = {}
-        stream = decode(
-            segment.data,
-            wanted,
-            segment.table,
-            device=torch.device(self.device),
-        )
-        frames = self._convert(_whole(stream, errors), wanted)
         places = places.reshape(segment.windows.frames.shape)
+        gathered = _Gathered(self, wanted)
+        decoded = decode(
+            segment.data, wanted, segment.table, device=torch.device(self.device), convert=gathered.put_frame
+        )
+        errors = {number: result for number, result in decoded if isinstance(result, VideoError)}
+        frames = gathered.frames
         if frames is None:  # one black frame stands for all
             frames, places = self._black(segment, errors), np.zeros_like(places)
         elif errors:
-            frames[torch.from_numpy(np.searchsorted(wanted, list(errors))).to(frames.device)] = 0
+            frames[[gathered.places[number] for number in errors]] = 0
         return DecodedSegment(
             windows=segment.windows,
             frames=frames,
@@ -88,38 +95,46 @@ class Decode:
         """One black frame, (1, [P,] C, H, W), for a segment of which nothing decodes; the error if no size is known."""
         if segment.frame_size is None:
             raise VideoError(f"{segment.windows.key}: {next(iter(errors.values()))}")
-        black = self._convert([(0, torch.zeros((3, *segment.frame_size), dtype=torch.uint8, device=self.device))], [0])
-        assert black is not None
-        return black
+        black = torch.zeros((1, 3, *(self.size or segment.frame_size)), dtype=torch.uint8, device=self.device)
+        return self.apply_per_frame(black)
 
-    def _convert(
-        self, frames: Iterable[tuple[int, Tensor]], wanted: Sequence[int] | npt.NDArray[np.int64]
-    ) -> Tensor | None:
-        """Apply what is done to each frame, one by one, and gather them in order of `wanted`: (F, [P,] C, H, W) uint8.
-
-        A frame arrives with its colours side by side in memory, which resizing is fastest on; stacking full-size frames
-        first would undo that, and take them out of the processor's cache. None where not one frame arrives.
-        """
-        gathered: Tensor | None = None
-        for number, frame in frames:
-            result = frame.unsqueeze(0)
-            for function in self.per_frame:
-                result = function(result)
-            if gathered is None:
-                gathered = torch.empty((len(wanted), *result.shape[1:]), dtype=result.dtype, device=result.device)
-            gathered[int(np.searchsorted(wanted, number))] = result[0]
-        return gathered
+    def apply_per_frame(self, frame: Tensor) -> Tensor:
+        """What is done to each frame of full size: (1, C, H, W) to (1, [P,] C, H, W) uint8."""
+        for function in self.per_frame:
+            frame = function(frame)
+        return frame
 
 
-def _whole(
-    stream: Iterable[tuple[int, Tensor | VideoError]], errors: dict[int, VideoError]
-) -> Iterator[tuple[int, Tensor]]:
-    """The frames that come, by number; those that do not, or are taken back, are noted in `errors`."""
-    for number, frame in stream:
-        if isinstance(frame, VideoError):
-            errors[number] = frame
-        else:
-            yield number, frame
+class _Gathered:
+    """The frames of a segment, put one by one where they belong.
+
+    A full-size frame arrives with its colours side by side in memory, which resizing is fastest on; stacking such
+    frames first would undo that, and take them out of the processor's cache.
+    """
+
+    def __init__(self, stage: Decode, wanted: npt.NDArray[np.int64]) -> None:
+        self.frames: Tensor | None = None
+        """(F, [P,] C, H, W) uint8; None before the first frame comes."""
+        self.places = {number: place for place, number in enumerate(wanted.tolist())}
+        """Where each frame belongs, by its number."""
+        self._stage = stage
+        self._full_size = FullSize(torch.device(stage.device))
+
+    def put_frame(self, number: int, frame: RawFrame) -> Tensor:
+        """Convert a frame and put it in its place; a view of it there."""
+        stage = self._stage
+        if stage._scale is not None and stage.size is not None:
+            place = self._place(number, (3, *stage.size))
+            stage._scale(frame, place)
+            return place
+        result = stage.apply_per_frame(self._full_size(number, frame).unsqueeze(0))[0]
+        return self._place(number, result.shape).copy_(result)
+
+    def _place(self, number: int, shape: Sequence[int]) -> Tensor:
+        """The place of one frame of this shape."""
+        if self.frames is None:
+            self.frames = frame_memory.take((len(self.places), *shape), self._stage.device)
+        return self.frames[self.places[number]]
 
 
 def _problems(segment: EncodedSegment, errors: dict[int, VideoError]) -> dict[int, str]:

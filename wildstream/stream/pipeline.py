@@ -16,7 +16,7 @@ from wildstream.stream.patches import Tile
 from wildstream.stream.plan import Plan, Share
 from wildstream.stream.segments import LabelPlanned, ReadPlanned
 from wildstream.stream.shuffle import DrawPlanned
-from wildstream.stream.transforms import Resize, Size, parse_size
+from wildstream.stream.transforms import Resize, ResizeBy, Size, parse_size
 
 if TYPE_CHECKING:
     from wildstream.shards.index import Index
@@ -34,6 +34,13 @@ def per_frame(style: SlidingStyle, size: Size | None) -> tuple[Callable[[Tensor]
     return tuple(functions)
 
 
+def make_decode(style: SlidingStyle, size: Size | None, *, resize: ResizeBy, threads: int, device: str) -> Decode:
+    """The stage that decodes; libswscale scales whole frames on the CPU, where nobody wants torchvision to."""
+    if resize == "swscale" and size is not None and not style.has_patches and device == "cpu":
+        return Decode(size=parse_size(size), threads=threads)
+    return Decode(per_frame=per_frame(style, size), threads=threads, device=device)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recipe:
     """From planned segments to batches."""
@@ -46,6 +53,8 @@ class Recipe:
     """Clips per batch."""
     size: Size | None
     """Pixels of frames or patches; None leaves them as they are."""
+    resize: ResizeBy
+    """Who resizes."""
     transform: Callable[[Tensor], Tensor] | None
     """Applied to the frames of each clip."""
     only_labels: bool
@@ -73,5 +82,5 @@ class Recipe:
         """From planned segments to decoded ones."""
         return [
             ReadPlanned(self.index, self.style),
-            Decode(per_frame=per_frame(self.style, self.size), threads=self.threads, device=self.device),
+            make_decode(self.style, self.size, resize=self.resize, threads=self.threads, device=self.device),
         ]

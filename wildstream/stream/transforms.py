@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
@@ -11,6 +12,11 @@ from wildstream.errors import ConfigError
 
 Size = int | tuple[int, int]
 """Pixels: one number for a square, or (height, width)."""
+
+
+ResizeBy = Literal["swscale", "torchvision"]
+"""Who resizes frames: libswscale before they become RGB, which is quicker, or torchvision afterwards. The two differ by
+about one grey level; patches, and frames on CUDA, are always torchvision's."""
 
 
 def parse_size(size: object) -> tuple[int, int]:

@@ -163,6 +163,7 @@ def _make_loader(dataset: WindowDataset, config: TrainConfig, *, size: int | tup
     return dataset.loader(
         batch_size=config.trainer.batch_size,
         size=size,
+        resize=config.data.resize,
         shuffle=shuffle,
         sampler=data.make_sampler() if shuffle else None,
         seed=config.trainer.seed,

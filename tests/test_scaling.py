@@ -8,6 +8,7 @@ import pytest
 import torch
 from torchvision.transforms.v2.functional import resize
 
+from wildstream import scaling
 from wildstream.ffmpeg import ensure_ffmpeg
 from wildstream.scaling import FrameKind, ScaleFrames, Scaler
 
@@ -109,6 +110,7 @@ def test_nothing_is_written_beside_the_target(source, size):
         around = torch.full((plane.numel() + 512,), 99, dtype=torch.uint8)
         guarded.append(around)
         scaler._small[number] = around[256:-256].view(plane.shape).zero_()
+    scaler._between = scaling._Places(scaler._small)
     count = 3 * size[0] * size[1]
     around = torch.full((count + 512,), 99, dtype=torch.uint8)
     guarded.append(around)

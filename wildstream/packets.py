@@ -41,7 +41,8 @@ class Sparing:
             self._sparable &= ~needed
         self._place: int | None = None
         self._taken = 0
-        self.waits = bool(self._sparable.any())
+        self._spares = bool(self._sparable.any())
+        self.waits = self._spares
         """Whether the first frame that comes out is waited for."""
 
     def begin(self, shown_at: int | None = None) -> None:
@@ -57,6 +58,8 @@ class Sparing:
 
     def leaves_out(self) -> bool:
         """Whether the next packet need not be decoded; to be called once for each packet, in order."""
+        if not self._spares:
+            return False
         self._taken += 1
         if self._place is None or self._place >= len(self._table.packets):
             return False

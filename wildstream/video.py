@@ -114,15 +114,16 @@ def decode(
         while place < len(wanted) and wanted[place] < first:  # a run, which ends here or at damage
             start = int(key_frames[np.searchsorted(key_frames, wanted[place], side="right") - 1])
             end = int(np.searchsorted(wanted, first))
+            target = int(wanted[place])
             try:
-                for number, frame in run_from(Opened(data), start, table, device, needed):
-                    if number == wanted[place]:
-                        with unreadable_is_refused():
-                            pixels = convert(number, frame)
-                        yield number, pixels
-                        place += 1
-                        if place == end:
-                            break
+                with unreadable_is_refused():
+                    for number, frame in run_from(Opened(data), start, table, device, needed):
+                        if number == target:
+                            yield number, convert(number, frame)
+                            place += 1
+                            if place == end:
+                                break
+                            target = int(wanted[place])
             except BrokenRun as broken:
                 if needed is not None:
                     needed = None  # again, and nothing is spared, to be sure that it is not for that
@@ -188,23 +189,24 @@ def run_from(
     Raises:
         BrokenRun: At the first frame that is missing; frames of packets before a damaged one have all come.
     """
-    number, pts = first, table.pts
+    number, num_frames, time_base = first, len(table.pts), table.time_base
+    promised = table.pts.data  # a memoryview, whose items are Python's numbers, as quickly as can be
     spared: set[int] = set()
     for frame, damage in _before_damage(opened, first, table, device, needed, spared):
-        shown_at = None if frame is None else to_pts(frame, table.time_base)
+        shown_at = None if frame is None else to_pts(frame, time_base)
         # Before the key frame come the leading frames of an open group, whose references lie before it.
-        if shown_at is not None and number == first > 0 and shown_at < pts[first]:
+        if shown_at is not None and number == first > 0 and shown_at < promised[first]:
             continue
         while number in spared:
             number += 1
-        if number == len(pts):
+        if number == num_frames:
             return
-        if frame is None or shown_at != pts[number]:
+        if frame is None or shown_at != promised[number]:
             reason = damage or _mismatch(number, shown_at, table)
             raise BrokenRun(reason, first=first, reached=number, in_silence=damage is None)
         yield number, frame
         number += 1
-        if number == len(pts):
+        if number == num_frames:
             return
 
 
@@ -337,7 +339,8 @@ def _needs_first_packet(stream: VideoStream) -> bool:
 
 def to_pts(frame: RawFrame, time_base: Fraction) -> int:
     """When a frame is shown, in units of the time base; the least int64 where the container does not say."""
-    return max(round(frame.pts_seconds * time_base.denominator / time_base.numerator), NO_PTS)
+    numerator, denominator = time_base.as_integer_ratio()
+    return max(round(frame.pts_seconds * denominator / numerator), NO_PTS)
 
 
 def key_frames_of(pts: npt.NDArray[np.int64], key_pts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

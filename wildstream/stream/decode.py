@@ -19,7 +19,7 @@ from torch import Tensor
 
 from wildstream.errors import ConfigError, VideoError
 from wildstream.samples import DecodedSegment, EncodedSegment
-from wildstream.scaling import ScaleFrames
+from wildstream.scaling import ScaleFrames, ScaleRun
 from wildstream.stream.buffers import frame_memory
 from wildstream.video import FullSize, decode
 
@@ -40,7 +40,8 @@ class Decode:
     """Segments that are decoded at the same time, each by one FFmpeg thread."""
     device: str = "cpu"
     """Where to decode, and where the frames will be."""
-    _scale: ScaleFrames | None = field(init=False, repr=False, compare=False)
+    scale: ScaleFrames | None = field(init=False, repr=False, compare=False)
+    """What scales to `size`, where there is one."""
 
     def __post_init__(self) -> None:
         """Refuse values that are out of range (ConfigError)."""
@@ -48,7 +49,7 @@ class Decode:
             raise ConfigError(f"threads={self.threads} must be at least 1.")
         if self.size is not None and (self.per_frame or self.device != "cpu"):
             raise ConfigError(f"size={self.size} is for the CPU, without per_frame. Add Resize to per_frame instead.")
-        object.__setattr__(self, "_scale", None if self.size is None else ScaleFrames(*self.size))
+        object.__setattr__(self, "scale", None if self.size is None else ScaleFrames(*self.size))
 
     def __call__(self, segments: Iterable[EncodedSegment]) -> Iterator[DecodedSegment]:
         """Decode a stream of segments.
@@ -74,7 +75,7 @@ class Decode:
         """Decode the frames that one segment's windows need."""
         wanted, places = np.unique(segment.windows.frames, return_inverse=True)
         places = places.reshape(segment.windows.frames.shape)
-        gathered = _Gathered(self, wanted)
+        gathered = _Gathered(self, wanted, set(segment.table.key_frames.tolist()))
         decoded = decode(
             segment.data, wanted, segment.table, device=torch.device(self.device), convert=gathered.put_frame
         )
@@ -112,29 +113,35 @@ class _Gathered:
     frames first would undo that, and take them out of the processor's cache.
     """
 
-    def __init__(self, stage: Decode, wanted: npt.NDArray[np.int64]) -> None:
+    def __init__(self, stage: Decode, wanted: npt.NDArray[np.int64], key_frames: set[int]) -> None:
         self.frames: Tensor | None = None
         """(F, [P,] C, H, W) uint8; None before the first frame comes."""
         self.places = {number: place for place, number in enumerate(wanted.tolist())}
         """Where each frame belongs, by its number."""
         self._stage = stage
+        self._key_frames = key_frames
         self._full_size = FullSize(torch.device(stage.device))
+        self._scale: ScaleRun | None = None
 
     def put_frame(self, number: int, frame: RawFrame) -> Tensor:
-        """Convert a frame and put it in its place; a view of it there."""
+        """Convert a frame and put it in its place among the frames."""
         stage = self._stage
-        if stage._scale is not None and stage.size is not None:
-            place = self._place(number, (3, *stage.size))
-            stage._scale(frame, place)
-            return place
-        result = stage.apply_per_frame(self._full_size(number, frame).unsqueeze(0))[0]
-        return self._place(number, result.shape).copy_(result)
+        if stage.scale is None:
+            result = stage.apply_per_frame(self._full_size(number, frame).unsqueeze(0))[0]
+            frames = self._have_frames(result.shape)
+            frames[self.places[number]] = result
+            return frames
+        frames = self._have_frames((3, stage.scale.height, stage.scale.width))
+        if self._scale is None:
+            self._scale = ScaleRun(stage.scale, frames)
+        self._scale(frame, self.places[number], may_differ=number in self._key_frames)
+        return frames
 
-    def _place(self, number: int, shape: Sequence[int]) -> Tensor:
-        """The place of one frame of this shape."""
+    def _have_frames(self, shape: Sequence[int]) -> Tensor:
+        """The memory of all frames of this shape."""
         if self.frames is None:
             self.frames = frame_memory.take((len(self.places), *shape), self._stage.device)
-        return self.frames[self.places[number]]
+        return self.frames
 
 
 def _problems(segment: EncodedSegment, errors: dict[int, VideoError]) -> dict[int, str]:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 Memory = np.ndarray[tuple[int], np.dtype[np.uint8]]
 
-KEPT_BYTES = 256 << 20
-"""Memory that is kept while nobody uses it, at most."""
+KEPT_BYTES = 1 << 30
+"""Memory that is kept while nobody uses it, at most: what the pool of one epoch leaves to the next."""
 SMALLEST_BYTES = 64 << 10
 """Smaller tensors are not worth it."""
 
@@ -26,7 +26,7 @@ class Buffers:
     """Hands out uint8 tensors; safe from several threads.
 
     A tensor's memory comes back when the tensor and every view of it are gone, whoever held them. It is given to
-    tensors that need at least half of it, so that small ones do not sit on large memory.
+    tensors that need at least four fifths of it, so that small ones do not sit on large memory.
     """
 
     def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
@@ -54,7 +54,7 @@ class Buffers:
     def _find(self, size: int) -> Memory:
         """Free memory of a fitting size, or new memory."""
         for memory in sorted(self._free.copy().values(), key=len):
-            if size <= len(memory) <= 2 * size and self._free.pop(id(memory), None) is not None:
+            if size <= len(memory) <= size * 5 // 4 and self._free.pop(id(memory), None) is not None:
                 return memory
         return np.empty(size, np.uint8)
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torchcodec.decoders import RawFrame
 
+AHEAD = 2
+"""Segments for each thread that are decoded before they are wanted, so that no thread waits while a batch is made."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decode:
@@ -63,7 +66,7 @@ class Decode:
             try:
                 for segment in source:
                     pending.append(executor.submit(self.decode_segment, segment))
-                    if len(pending) > self.threads:
+                    if len(pending) > AHEAD * self.threads:
                         yield pending.popleft().result()
                 while pending:
                     yield pending.popleft().result()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from wildstream.errors import ConfigError, LedgerError
 from wildstream.samples import Batch
+from wildstream.stream.decode import AHEAD
 from wildstream.stream.footprint import DecodingCost, Footprint, add_up, decoding_cost, measure
 from wildstream.stream.ledger import Ledger
 from wildstream.stream.pipeline import Recipe, per_frame
@@ -259,7 +260,7 @@ class Loader:
                 self.style,
                 frame_bytes=self._frame_bytes(),
                 batch_size=self.batch_size,
-                ahead=2 * (1 if processes > 1 else self._num_workers),
+                ahead=AHEAD * (1 if processes > 1 else self._num_workers),
             )
             for worker in range(processes)
         ]

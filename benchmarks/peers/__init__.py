@@ -1,0 +1,1 @@
+"""What users could take instead, one small file for each; see `benchmarks.windows`."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from wildstream.samples import Batch, Clip
     from wildstream.shards.index import Index, open_index
     from wildstream.shards.pack import PackReport, pack
+    from wildstream.shards.transcode import Transcode
     from wildstream.shards.verify import Fault, verify
     from wildstream.stream.batches import Batches
     from wildstream.stream.dataset import DatasetBuilder, WindowDataset
@@ -65,6 +66,7 @@ _PLACES = {
     "wildstream.samples": ("Batch", "Clip"),
     "wildstream.shards.index": ("Index", "open_index"),
     "wildstream.shards.pack": ("PackReport", "pack"),
+    "wildstream.shards.transcode": ("Transcode",),
     "wildstream.shards.verify": ("Fault", "verify"),
     "wildstream.stream.batches": ("Batches",),
     "wildstream.stream.dataset": ("DatasetBuilder", "WindowDataset"),
@@ -103,6 +105,7 @@ __all__ = [
     "SlidingStyle",
     "Tile",
     "TrainConfig",
+    "Transcode",
     "VideoClassifier",
     "VideoError",
     "WildStreamError",

@@ -97,7 +97,7 @@ def pack(
     Args:
         source: Folder in the layout that `format` names.
         out: Folder that will hold a folder per split, and pack-report.json.
-        format: "frames" or "videos"; see `wildstream.shards.formats`.
+        format: "frames", "videos" or "events"; see `wildstream.shards.formats`.
         splits: Splits to pack; all by default. A source without split folders is one split, named by this (or "all").
         shard_bytes: Videos are put into one shard until it would be larger than this; re-encoded ones count with the
             size that they had.

@@ -1,18 +1,21 @@
 """Frames scaled by libswscale: near torchvision's antialiased resize, of every kind and size, within their memory."""
 
+import ctypes
 import pickle
 import threading
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms.v2.functional import resize
 
 from wildstream import scaling
 from wildstream.ffmpeg import ensure_ffmpeg
-from wildstream.scaling import FrameKind, ScaleFrames, Scaler
+from wildstream.scaling import FrameKind, ScaleFrames, Scaler, ScaleRun
 
 ensure_ffmpeg()
+import av  # noqa: E402
 from torchcodec.decoders import ColorConverter, Demuxer  # noqa: E402 - once FFmpeg is there
 
 REAL = (
@@ -190,3 +193,84 @@ def test_many_kinds_of_frames(shared_data):
 def test_a_scaler_crosses_processes_without_its_contexts():
     copy = pickle.loads(pickle.dumps(ScaleFrames(5, 6)))  # noqa: S301 - as worker processes do
     assert (copy.height, copy.width) == (5, 6)
+
+
+def long_way(frame, height, width):
+    """As `scaled`, but known not to take the short cut."""
+    out = torch.empty((3, height, width), dtype=torch.uint8)
+    ScaleFrames(height, width)(frame, out)
+    return out
+
+
+@pytest.mark.parametrize("size", [(96, 128), (224, 224), (50, 70), (33, 31)])
+def test_a_run_scales_as_each_frame_by_itself(shared_data, size):
+    """Also where the video changes in the middle, and where its size or format cannot take the short cut."""
+    frames = [
+        *raw_frames(shared_data / "originals/dance.mp4", 5),
+        *raw_frames(shared_data / "originals/nasa.mp4", 3),
+        *raw_frames(shared_data / "originals/mouse_openfield.mp4", 3),
+        *raw_frames(shared_data / "edge/h264_10bits.mp4", 2),
+        *raw_frames(shared_data / "edge/rotated_90.mov", 2),
+        *raw_frames(shared_data / "originals/dance.mp4", 2),
+    ]
+    out = torch.zeros((len(frames), 3, *size), dtype=torch.uint8)
+    run = ScaleRun(ScaleFrames(*size), out)
+    for row, frame in enumerate(frames):
+        run(frame, row, may_differ=False)
+    for row, frame in enumerate(frames):
+        assert torch.equal(out[row], long_way(frame, *size)), row
+
+
+def test_the_short_cut_is_taken(shared_data, monkeypatch):
+    frames = raw_frames(shared_data / "originals/dance.mp4", 4)
+    run = ScaleRun(ScaleFrames(96, 128), torch.zeros((4, 3, 96, 128), dtype=torch.uint8))
+    run(frames[0], 0, may_differ=True)
+    monkeypatch.setattr(ScaleFrames, "__call__", lambda *_: pytest.fail("the long way"))
+    run(frames[1], 1, may_differ=False)
+    with pytest.raises(pytest.fail.Exception, match="the long way"):
+        run(frames[2], 2, may_differ=True)
+
+
+def test_a_frame_that_lies_elsewhere_goes_the_long_way(shared_data, monkeypatch):
+    """As if torchcodec's handle did not point to FFmpeg's frame any more."""
+    frames = raw_frames(shared_data / "originals/dance.mp4", 4)
+    monkeypatch.setattr(scaling, "_AVFrame", _Elsewhere)
+    out = torch.zeros((4, 3, 96, 128), dtype=torch.uint8)
+    run = ScaleRun(ScaleFrames(96, 128), out)
+    for row, frame in enumerate(frames):
+        run(frame, row, may_differ=False)
+        assert torch.equal(out[row], long_way(frame, 96, 128))
+    assert run._scaler is None
+
+
+class _Elsewhere(ctypes.Structure):
+    """An AVFrame that begins with its size."""
+
+    _fields_ = (
+        ("width", ctypes.c_int),
+        ("height", ctypes.c_int),
+        ("data", ctypes.c_void_p * 8),
+        ("linesize", ctypes.c_int * 8),
+        ("format", ctypes.c_int),
+    )
+
+
+@pytest.mark.parametrize(("codec", "pixels"), [("ffv1", "bgr0"), ("ffv1", "gray"), ("ffv1", "yuv410p")])
+def test_other_formats_are_converted_first(tmp_path, codec, pixels):
+    path = tmp_path / "v.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, 25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+        pixels_of = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+        frame = av.VideoFrame.from_ndarray(pixels_of, "rgb24").reformat(format=pixels)
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    (frame,) = raw_frames(path, 1)
+    assert torch.equal(scaled(frame, 24, 40), reference(frame, 24, 40))
+
+
+def test_frames_of_the_right_size_are_not_touched(shared_data):
+    for name in ("originals/nasa.mp4", "edge/rotated_90.mov", "edge/odd_size.mp4"):
+        frame = raw_frames(shared_data / name, 1)[0]
+        full = ColorConverter(device="cpu").convert(frame).data
+        assert torch.equal(scaled(frame, *full.shape[-2:]), full)

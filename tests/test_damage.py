@@ -408,6 +408,45 @@ def test_frames_that_hevc_drops_in_silence_are_lost_where_labels_tell_of_them(lo
     assert ws.verify(tmp_path / "out" / "train", progress=False) == []
 
 
+@pytest.mark.parametrize("layout", ["events", "videos"])
+def test_frames_dropped_in_silence_are_lost_whatever_the_labels(load, tmp_path, layout):
+    """Labels that do not count the frames tell of no gap; the packets do."""
+    data, whole, _ = load("hevc.mp4")
+    _, place, size, _ = packets_of(data)[18]
+    harmed = data.clone()
+    harmed[place + size // 2 : place + size] = 0
+    folder = tmp_path / "source/train/c"
+    folder.mkdir(parents=True)
+    (folder / "a.mp4").write_bytes(harmed.numpy().tobytes())
+    (folder / "a.txt").write_text("0")
+    (folder / "a.csv").write_text("start,stop,class\n1.0,1.4,c\n")
+    report = ws.pack(tmp_path / "source", tmp_path / "out", format=layout, progress=False)
+    index = open_index(tmp_path / "out" / "train")
+    assert index.frame_table(0).pts.tolist() == whole.pts.tolist()
+    assert index.frame_table(0).lost.tolist() == [[12, 24]]
+    assert [entry.reason.split(" do ")[0] for entry in report.damaged] == ["frames 12 to 23 of 60"]
+    if layout == "events":
+        assert (index.track(0).first.tolist(), index.track(0).stop.tolist()) == ([25], [35])
+    assert ws.verify(tmp_path / "out" / "train", progress=False) == []
+
+
+def test_a_missing_end_is_named_each_time(load, tmp_path, capsys):
+    data, _, _ = load("hevc.mp4")
+    harmed = data.clone()
+    for _, place, size, _ in packets_of(data)[-3:]:
+        harmed[place : place + size] = 255
+    folder = tmp_path / "source/train/c"
+    folder.mkdir(parents=True)
+    (folder / "a.mp4").write_bytes(harmed.numpy().tobytes())
+    (folder / "a.txt").write_text("0")
+    reason = "its container promises 60 frames, the first 57 are packed"
+    for _ in range(2):
+        report = ws.pack(tmp_path / "source", tmp_path / "out", format="videos", progress=False)
+        assert [entry.reason for entry in report.shortened] == [reason]
+    assert main(["pack", str(tmp_path / "source"), str(tmp_path / "out"), "--format", "videos"]) == 0
+    assert f"shorter  train/c/a.mp4: {reason}" in capsys.readouterr().out
+
+
 def test_packing_names_the_damage_each_time(load, tmp_path, capsys):
     root = make_source(tmp_path / "source", {"a.mp4": damage(load("h264.mp4")[0], 18)})
     reason = "frames 17 to 23 of 60 do not decode; their windows will be skipped and counted"

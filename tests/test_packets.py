@@ -18,6 +18,7 @@ from wildstream.video import Opened, decode, run_from
 CPU = torch.device("cpu")
 FRAMES = 60
 X265 = "keyint=20:min-keyint=20:bframes=3:scenecut=0:log-level=none:pools=1:frame-threads=1"
+X265_RADL = X265.replace("bframes=3", "bframes=4")
 ENCODINGS = {
     "h264.mp4": {"options": {"x264-params": "keyint=20:bframes=3:scenecut=0"}},
     "pyramid.mp4": {"options": {"x264-params": "keyint=20:bframes=5:b-pyramid=normal:scenecut=0"}},
@@ -26,6 +27,10 @@ ENCODINGS = {
     "h264.avi": {"options": {"x264-params": "keyint=20:bframes=0:scenecut=0"}},
     "hevc.mp4": {"codec": "libx265", "options": {"x265-params": f"{X265}:open-gop=0"}},
     "hevc-open.mkv": {"codec": "libx265", "options": {"x265-params": f"{X265}:open-gop=1"}},
+    "radl.mp4": {"codec": "libx265", "options": {"x265-params": f"{X265_RADL}:open-gop=0:radl=3"}},
+        "codec": "libx265",
+        "options": {"x265-params": f"{X265.replace('bframes=3', 'bframes=4')}:open-gop=0:radl=3"},
+    },
     "layers.mp4": {"codec": "libx265", "options": {"x265-params": f"{X265}:temporal-layers=2:b-adapt=0"}},
     "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "20"}},
 }

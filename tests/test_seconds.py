@@ -177,7 +177,7 @@ def test_one_frame_is_shown_at_0_and_for_an_unknown_time():
     ],
 )
 def test_videos_whose_frames_have_no_times_are_refused_with_the_remedy(pts, complaint):
-    with pytest.raises(LabelError, match=f"the video {complaint}.*--format frames.*--transcode"):
+    with pytest.raises(LabelError, match=f"the video {complaint}.*--format frames.*convert the file to mp4"):
         track_of((0, "0", "0.1"), pts=pts)
 
 

@@ -102,6 +102,8 @@ def run_pack(options: argparse.Namespace) -> int:
         print(f"{split}: {count} videos{reused}   {options.out / split}")
         if split in report.transcoded:
             print(f"  re-encoded: {report.transcoded[split]}")
+    for shortened in report.shortened:
+        print(f"shorter  {shortened.path}: {shortened.reason}")
     for damaged in report.damaged:
         print(f"damaged  {damaged.path}: {damaged.reason}")
     for refusal in (*report.refused, *report.unused):

@@ -24,8 +24,8 @@ class Sparing:
     """Follows a decoder through the packets of a video, and says which of them it need not be given.
 
     Nothing is spared before it is known where the decoder began: a seek may land at an earlier key frame than was asked
-    for. The first frame that comes out tells, being the first that went in. Where that is not so, other frames are
-    missing than are said to be spared, and whoever checks the frames' times finds out.
+    for. The first frame that comes out tells, if it is a key frame and so the first that went in. Where that is not so,
+    other frames are missing than are said to be spared, and whoever checks the frames' times finds out.
     """
 
     def __init__(self, table: FrameTable, needed: npt.NDArray[np.bool_] | None, spared: set[int]) -> None:
@@ -53,7 +53,8 @@ class Sparing:
             return
         frame = int(np.searchsorted(self._table.pts, shown_at))
         found = np.flatnonzero(self._table.packets == frame)
-        if len(found):
+        # Frames that are shown before the key frame that they follow (leading ones) did not go in first.
+        if len(found) and frame in self._table.key_frames:
             self._place = int(found[0]) + self._taken
 
     def leaves_out(self) -> bool:

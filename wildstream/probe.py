@@ -62,6 +62,14 @@ def probe(data: Tensor, *, by_packets: bool = False) -> VideoFacts:
         return _probe(data, by_packets)
 
 
+def probe_for(data: Tensor, num_frames: int) -> VideoFacts:
+    """`probe`, by packets where somebody knows of more frames than come out; VideoError as there."""
+    facts = probe(data)
+    if facts.num_frames < num_frames <= facts.claimed_frames:
+        return probe(data, by_packets=True)
+    return facts
+
+
 def _probe(data: Tensor, by_packets: bool) -> VideoFacts:
     """What `probe` does; torchcodec's errors come out as they are."""
     opened = Opened(data)
@@ -211,7 +219,8 @@ def _find_lost(data: Tensor, table: FrameTable) -> Ints:
             first, stop = broken.damage(table.key_frames, len(table.pts))
             if lost and lost[-1][1] == first:
                 first = lost.pop()[0]
-            lost.append((first, stop))
+            if stop > first:  # damage that is met just before a key frame may cost nothing more
+                lost.append((first, stop))
             start = stop
     return np.asarray(lost, np.int64).reshape(-1, 2)
 

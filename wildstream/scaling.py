@@ -216,6 +216,8 @@ class ScaleRun:
         scaler = self._scale.quick_scaler(frame)
         if scaler is None or not scaler.fills or not isinstance(handle, Tensor):
             return
+        if (handle.dtype, handle.shape) != _HANDLE:  # another torchcodec: who knows what lies there
+            return
         head, planes, count = _AVFrame.from_address(handle.data_ptr()), _Places(frame.planes), len(frame.planes)
         if (
             head.data[:count] == planes.pointers[:count]
@@ -240,6 +242,8 @@ class _AVFrame(ctypes.Structure):
     )
 
 
+_HANDLE = (torch.int64, (8,))
+"""What torchcodec 0.17 calls the memory of an AVFrame: as much of it as holds the places of the planes."""
 _LINESIZE = _AVFrame.linesize.offset
 
 

@@ -75,6 +75,8 @@ class Format(Protocol):
     """What `--format` takes."""
     task: Task
     """What its labels mean."""
+    counts_frames: bool
+    """Whether its labels tell how many frames a video has."""
 
     def scan(self, root: Path) -> Scan:
         """Find all videos below root and pair them with their labels.
@@ -101,6 +103,7 @@ class FrameAnnotated:
 
     name = "frames"
     task: Task = "multi_label"
+    counts_frames = True
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
@@ -125,6 +128,7 @@ class VideoAnnotated:
 
     name = "videos"
     task: Task = "single_label"
+    counts_frames = False
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
@@ -150,6 +154,7 @@ class EventAnnotated:
 
     name = "events"
     task: Task = "multi_label"
+    counts_frames = False
 
     def scan(self, root: Path) -> Scan:
         """See Format."""

@@ -50,6 +50,7 @@ SCHEMA = pa.schema(
         ("width", pa.int32()),  # upright
         ("height", pa.int32()),
         ("num_frames", pa.int32()),  # that decode, or are lost in between
+        ("claimed_frames", pa.int32()),  # that the source's container promises; not in indexes of 0.1.0
         ("time_base_numerator", pa.int32()),
         ("time_base_denominator", pa.int32()),
         ("ctime", pa.float64()),  # of the source file, seconds since 1970
@@ -150,6 +151,10 @@ class Index:
         """Height and width in pixels of the upright frames of a video."""
         return self._table["height"][video].as_py(), self._table["width"][video].as_py()
 
+    def coding(self, video: int) -> tuple[str, str]:
+        """FFmpeg's names of the codec and the pixel format of a video, such as "h264" and "yuv420p"."""
+        return self._table["codec"][video].as_py(), self._table["pixel_format"][video].as_py()
+
     def place(self, video: int) -> tuple[Path, int, int]:
         """Shard, offset of the first byte in it, and number of bytes of a video."""
         row = {name: self._table[name][video].as_py() for name in ("shard", "offset", "size")}
@@ -201,7 +206,7 @@ def open_index(path: str | Path) -> Index:
     """
     folder = Path(path)
     info = _read_info(folder)
-    narrow = [name for name in SCHEMA.names if name not in WIDE]
+    narrow = [name for name in SCHEMA.names if name not in (*WIDE, "claimed_frames")]
     try:
         table = pq.read_table(folder / INDEX_NAME, columns=narrow, partitioning=None)
     except (OSError, pa.ArrowException) as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from wildstream.errors import LabelError, SampleError, VideoError
 from wildstream.facts import VideoFacts
@@ -57,13 +58,14 @@ def ingest(
     try:
         data = source.video.read_bytes()
         facts, track = _read_both(data, source, layout, categories)
+        claimed = facts.claimed_frames
         if transcoding is not None:
             data, facts, effect = transcode(data, facts, transcoding, measured=measured)
     except OSError as error:
         return VideoError(f"cannot be read: {error.strerror}")
     except SampleError as error:
         return error
-    row = _make_row(source, root, data, facts)
+    row = _make_row(source, root, data, facts) | {"claimed_frames": claimed}
     if transcoding is not None:
         row["extension"] = EXTENSION
     lost = facts.lost.tolist()
@@ -90,6 +92,8 @@ def _read_both(data: bytes, source: Source, layout: Format, categories: list[str
     """What a video is, and its labels; SampleError where they cannot be had or do not fit each other."""
     video = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
     facts = _usable(probe(video))
+    if not layout.counts_frames:
+        facts = _with_silent_losses(video, facts)
     try:
         return facts, _read_labels(source, layout, facts, categories)
     except LabelError:
@@ -104,6 +108,20 @@ def _read_both(data: bytes, source: Source, layout: Format, categories: list[str
         except LabelError:
             pass
         raise
+
+
+def _with_silent_losses(video: Tensor, facts: VideoFacts) -> VideoFacts:
+    """The facts by packets, where frames in the middle are missing and nothing raised; else the same facts.
+
+    Of labels that have a row for each frame these tell. Other labels would be shown beside frames that moved up.
+    """
+    if len(facts.lost) or facts.claimed_frames == facts.num_frames:
+        return facts
+    try:
+        whole = _usable(probe(video, by_packets=True))
+    except VideoError:  # packets that are no frames, so that they tell nothing
+        return facts
+    return whole if len(whole.lost) else facts
 
 
 def _usable(facts: VideoFacts) -> VideoFacts:

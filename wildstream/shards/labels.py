@@ -322,7 +322,7 @@ def _refuse_untimed(pts: npt.NDArray[np.int64]) -> None:
         return
     raise LabelError(
         f"the video {problem}, so no time in seconds leads to a frame; give a row per frame (--format frames), or "
-        "re-encode it with --transcode"
+        "convert the file to mp4 first"
     )
 
 

@@ -61,6 +61,8 @@ class PackReport:
     """Those of them that an earlier call had packed, by split."""
     refused: list[Refusal] = field(default_factory=list)
     """Videos that are left out, and why."""
+    shortened: list[Refusal] = field(default_factory=list)
+    """Videos whose end is missing: fewer frames decode than their container promises."""
     damaged: list[Refusal] = field(default_factory=list)
     """Videos that are packed although some frames do not decode, and which."""
     unused: list[Refusal] = field(default_factory=list)
@@ -160,6 +162,7 @@ class _Packer:
         report.packed[split] = sum(table.num_rows for table in tables)
         report.refused += [refusal for table in tables for refusal in _refusals(table)]
         report.damaged += [entry for table in tables for entry in _damaged(_told(table), split)]
+        report.shortened += [entry for table in tables for entry in _shortened(_told(table), split)]
         if self.transcode is not None:
             report.transcoded[split] = sum(map(_effect, tables), TranscodeEffect())
 
@@ -354,7 +357,7 @@ def _effect(table: pa.Table) -> TranscodeEffect:
 
 def _told(table: pa.Table) -> list[dict[str, Any]]:
     """The columns of the index that tell of damage, by row."""
-    rows: list[dict[str, Any]] = table.select(["source", "num_frames", "lost"]).to_pylist()
+    rows: list[dict[str, Any]] = table.select(["source", "num_frames", "claimed_frames", "lost"]).to_pylist()
     return rows
 
 
@@ -365,6 +368,13 @@ def _damaged(rows: list[dict[str, Any]], split: str) -> list[Refusal]:
         for row in rows
         if row["lost"]
     ]
+
+
+def _shortened(rows: list[dict[str, Any]], split: str) -> list[Refusal]:
+    """The videos among rows of the index of which the end does not decode."""
+    reason = "its container promises {claimed_frames:,} frames, the first {num_frames:,} are packed"
+    short = [row for row in rows if row["claimed_frames"] > row["num_frames"]]
+    return [Refusal(split=split, path=row["source"], reason=reason.format_map(row)) for row in short]
 
 
 def _verify(path: Path, rows: list[dict[str, Any]]) -> None:

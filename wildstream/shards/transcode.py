@@ -259,13 +259,16 @@ def _encode(data: bytes, facts: VideoFacts, times: list[int], options: Transcode
         settings = _encoder_options(encoder, options, len(times))
         stream = cast("VideoStream", result.add_stream(encoder, rate, settings, time_base=facts.time_base))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frame, shown_at, number in zip(_frames(source, facts), times, count(), strict=False):
+        frames = _frames(source, facts)
+        for shown_at, frame, number in zip(times, frames, count(), strict=False):
             upright = _prepare(frame, width, height)
             if number == 0:
                 for tag in ("color_range", "colorspace", "color_primaries", "color_trc"):
                     setattr(stream.codec_context, tag, getattr(upright, tag))
             upright.pts, upright.time_base = shown_at, facts.time_base
             result.mux(stream.encode(upright))
+        if next(frames, None) is not None:
+            raise VideoError(f"more than the {len(times)} frames that were probed decode; pack it without transcoding")
         result.mux(stream.encode(None))
     return target.getvalue()
 

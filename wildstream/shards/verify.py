@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from wildstream.errors import SampleError, ShardError
 from wildstream.facts import FrameTable
-from wildstream.probe import probe
+from wildstream.probe import probe_for
 from wildstream.shards.index import Index, open_index
 from wildstream.video import name_runs
 
@@ -75,10 +75,8 @@ def _differences(index: Index, video: int) -> Iterator[str]:
         found = _damage(data, index.frame_table(video))
         yield f"its bytes are not those that were packed (checksum{found}); restore the shard, or pack the videos again"
         return
-    facts = probe(torch.frombuffer(data, dtype=torch.uint8))
     table = index.frame_table(video)
-    if facts.num_frames < len(table.pts) <= facts.claimed_frames:  # packed by its packets, as its labels were
-        facts = probe(torch.frombuffer(data, dtype=torch.uint8), by_packets=True)
+    facts = probe_for(torch.frombuffer(data, dtype=torch.uint8), len(table.pts))
     if facts.pts.tolist() != table.pts.tolist():
         yield (
             f"{facts.num_frames} frames decode, the index has {len(table.pts)}, or others; pack the videos again, with "
@@ -94,9 +92,7 @@ def _differences(index: Index, video: int) -> Iterator[str]:
 def _damage(data: bytearray, table: FrameTable) -> str:
     """What other bytes than the packed ones cost: words to put behind "checksum"."""
     try:
-        facts = probe(torch.frombuffer(data, dtype=torch.uint8))
-        if facts.num_frames < len(table.pts) <= facts.claimed_frames:
-            facts = probe(torch.frombuffer(data, dtype=torch.uint8), by_packets=True)
+        facts = probe_for(torch.frombuffer(data, dtype=torch.uint8), len(table.pts))
     except SampleError as error:
         return f"; {error}"
     known = {number for first, stop in table.lost.tolist() for number in range(first, stop)}

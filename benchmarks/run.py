@@ -20,7 +20,10 @@ from pathlib import Path
 from wildstream.training.checkpoints import current_commit, used_versions
 
 NAMES = ("plan", "shuffle", "windows", "decoding")
+ON_REQUEST = ("gpu",)
+"""Those that run only where they are named."""
 RESULTS = Path(__file__).parent / "results"
+HELP = f"one of {', '.join(NAMES)}, all by default; or {', '.join(ON_REQUEST)}, which needs an NVIDIA GPU"
 PEERS = ("av", "decord", "spdl")
 """What is compared with, beyond what the package itself stands on."""
 
@@ -28,13 +31,13 @@ PEERS = ("av", "decord", "spdl")
 def main() -> None:
     """Run the benchmarks that are asked for, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; all by default")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=HELP)
     parser.add_argument("--short", action="store_true", help="smaller and quicker; prints and writes nothing")
     parser.add_argument("--only", metavar="TEXT", help="of windows: only the cases whose name holds this")
     parser.add_argument("--out", metavar="FOLDER", type=Path, default=RESULTS, help="where results are written")
     options = parser.parse_args()
-    if unknown := sorted(set(options.names) - set(NAMES)):
-        parser.error(f"there is no benchmark {', '.join(unknown)}; take one of {', '.join(NAMES)}")
+    if unknown := sorted(set(options.names) - {*NAMES, *ON_REQUEST}):
+        parser.error(f"there is no benchmark {', '.join(unknown)}; take one of {', '.join(NAMES + ON_REQUEST)}")
     if options.only is not None and options.names != ["windows"]:
         parser.error("--only goes with the one benchmark windows")
     for name in options.names or NAMES:

@@ -28,9 +28,6 @@ ENCODINGS = {
     "hevc.mp4": {"codec": "libx265", "options": {"x265-params": f"{X265}:open-gop=0"}},
     "hevc-open.mkv": {"codec": "libx265", "options": {"x265-params": f"{X265}:open-gop=1"}},
     "radl.mp4": {"codec": "libx265", "options": {"x265-params": f"{X265_RADL}:open-gop=0:radl=3"}},
-        "codec": "libx265",
-        "options": {"x265-params": f"{X265.replace('bframes=3', 'bframes=4')}:open-gop=0:radl=3"},
-    },
     "layers.mp4": {"codec": "libx265", "options": {"x265-params": f"{X265}:temporal-layers=2:b-adapt=0"}},
     "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "20"}},
 }

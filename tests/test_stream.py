@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -435,3 +436,96 @@ def test_stages_refuse_what_makes_no_sense():
         ws.BufferShuffle(size=0, seed=0)
     with pytest.raises(TypeError, match="seed"):
         ws.BufferShuffle(size=3)
+
+
+def write_two_colour_spaces(path):
+    """One grey-free colour for 24 frames, in YUV always the same: BT.709 for twelve of them, then BT.601."""
+    import av
+
+    planes = np.concatenate([np.full(n, v, np.uint8) for n, v in ((48 * 64, 120), (24 * 32, 90), (24 * 32, 200))])
+    frame = av.VideoFrame.from_ndarray(planes.reshape(72, 64), "yuv420p")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", 25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for part, matrix in enumerate(("bt709", "smpte170m")):
+            encoder = av.CodecContext.create("libx264", "w")
+            encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 64, 48, "yuv420p", Fraction(1, 25)
+            encoder.options = {"x264-params": f"keyint=12:bframes=0:scenecut=0:colormatrix={matrix}", "crf": "1"}
+            packets = []
+            for number in range(12):
+                frame.pts, frame.time_base = number, Fraction(1, 25)
+                packets += encoder.encode(frame)
+            for number, packet in enumerate([*packets, *encoder.encode(None)]):
+                packet.pts = packet.dts = 12 * part + number
+                packet.time_base, packet.stream = Fraction(1, 25), stream
+                container.mux(packet)
+
+
+@pytest.mark.parametrize("numbers", [[0, 10, 14, 20], [14, 20], [0, 10, 12, 14, 20], list(range(24))])
+def test_colours_that_change_at_a_key_frame_that_nobody_wants(tmp_path, numbers):
+    from wildstream.probe import probe
+    from wildstream.samples import EncodedSegment, SegmentWindows
+
+    write_two_colour_spaces(tmp_path / "v.avi")
+    data = torch.frombuffer(bytearray((tmp_path / "v.avi").read_bytes()), dtype=torch.uint8)
+    count = len(numbers)
+    windows = SegmentWindows(
+        key="v",
+        starts=np.array(numbers[:1]),
+        frames=np.array([numbers]),
+        labels=np.zeros((1, 1), np.bool_),
+        positions=np.zeros(1, np.int64),
+        real=np.ones(1, np.bool_),
+    )
+    decoded = ws.Decode(size=(24, 32)).decode_segment(EncodedSegment(windows=windows, data=data, table=probe(data)))
+    assert not decoded.problems
+    colours = decoded.frames[decoded.places[0]].float().mean((2, 3))
+    assert colours.shape == (count, 3)
+    early, late = (colours[[bool(n >= 12) == part for n in numbers]] for part in (False, True))
+    assert (early - torch.tensor([250.0, 90.0, 40.0])).abs().max() < 6 if len(early) else True
+    assert (late - torch.tensor([235.0, 76.0, 44.0])).abs().max() < 6
+
+
+def test_what_decode_refuses():
+    assert ws.Decode(size=224).scale.width == 224
+    for size in (0, (0, 16), (16, -1), "big"):
+        with pytest.raises(ws.ConfigError, match=r"size=.* must be a positive number of pixels"):
+            ws.Decode(size=size)
+    with pytest.raises(ws.ConfigError, match="does not go with per_frame"):
+        ws.Decode(size=224, per_frame=(ws.Resize(height=2, width=2),))
+
+
+@pytest.mark.parametrize(
+    ("members", "complaint"),
+    [
+        ({"cls": b"dog"}, "x: cls must be the number of a class"),
+        ({"cls": b"9"}, "class 9"),
+        ({"labels.npy": b""}, "x: labels.npy is not a plain array"),
+        ({"labels.npy": b"\x93NUMPY"}, "x: labels.npy is not a plain array"),
+        ({}, "x: neither labels.npy nor cls"),
+    ],
+)
+def test_samples_of_others_with_malformed_labels(tank, members, complaint):
+    video = next((tank[0] / "val").rglob("*.mp4")).read_bytes()
+    with pytest.raises(ws.LabelError, match=complaint):
+        next(ws.ParseSamples(style=CLIP, num_classes=4)([{"__key__": "x", "mp4": video, **members}]))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"[1]",
+        b"null",
+        b'{"num_frames": null}',
+        b'{"lost": true, "height": "tall"}',
+        {"fps": 25},
+        '{"num_frames": 0}',
+    ],
+)
+def test_samples_of_others_with_a_json_of_their_own(tank, content):
+    path = next((tank[0] / "val").rglob("*.mp4"))
+    sample = {"__key__": "x", "mp4": path.read_bytes(), "cls": b"1", "json": content}
+    segment = next(ws.ParseSamples(style=CLIP, num_classes=4)([sample]))
+    assert len(segment.table.pts) == len(sequential_frames(path))
+    assert segment.frame_size is None

@@ -55,6 +55,8 @@ class EncodedSegment:
     frame_size: tuple[int, int] | None = None
     """Height and width in pixels of an upright frame, where they are known: a segment of which nothing decodes can
     then be replaced by black frames, and its windows be masked and counted."""
+    coding: tuple[str, str] = ("", "")
+    """FFmpeg's names of the codec and the pixel format, which decide where it is decoded; empty where not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,14 +68,23 @@ class DecodedSegment:
     frames: Tensor | None
     """(F, C, H, W) or (F, P, C, H, W) uint8; None where only labels are asked for."""
     places: Tensor
-    """(n, T) int64: where the frames of each window are in `frames`."""
+    """(n, T) int64, on the device of `frames`: where the frames of each window are in them."""
     problems: dict[int, str] = field(default_factory=dict)
     """Windows, by their place in this segment, that need frames which do not decode, and why: they do not count. Such
     frames are black. All windows that one damage hits have the same words."""
+    decoded_by: str = ""
+    """Who decoded it, and what: "nvdec h264", "cpu h264"; empty where nobody did."""
 
     def clip(self, window: int) -> Clip:
-        """The clip of one window, by its place in this segment; a view, nothing is copied."""
+        """The clip of one window, by its place in this segment; a view, nothing is copied.
+
+        On CUDA it is for the current stream, which may differ from the one that the segment's memory belongs to.
+        """
         windows = self.windows
+        if self.frames is not None and self.frames.is_cuda:
+            # Else the memory would be used again as soon as Python lets go of it, while this stream still reads it.
+            for tensor in (self.frames, self.places):
+                tensor.record_stream(torch.cuda.current_stream(self.frames.device))
         return Clip(
             key=windows.key,
             start=int(windows.starts[window]),
@@ -108,7 +119,7 @@ class Clip:
     None where only labels are asked for.
     """
     places: Tensor
-    """(T,) int64: the clip's frames among them."""
+    """(T,) int64, on the same device: the clip's frames among them."""
 
     @property
     def frames(self) -> Tensor | None:

@@ -27,6 +27,7 @@ from torchvision.transforms.v2.functional import resize
 
 from wildstream.errors import VideoError
 from wildstream.ffmpeg import library
+from wildstream.video import unreadable_is_refused
 
 if TYPE_CHECKING:
     from torchcodec.decoders import RawFrame
@@ -130,8 +131,13 @@ class ScaleFrames:
         """Write a frame, upright, into `out`: (3, height, width) uint8 RGB, CPU, contiguous.
 
         Raises:
-            RuntimeError: FFmpeg cannot convert it.
+            VideoError: FFmpeg cannot convert it.
         """
+        with unreadable_is_refused():
+            self._write(frame, out)
+
+    def _write(self, frame: RawFrame, out: Tensor) -> None:
+        """What `__call__` does; torchcodec's errors come out as they are."""
         quarter_turns, size = self._lying(frame)
         if size == (frame.height, frame.width) or SCALABLE.fullmatch(frame.pixel_format) is None:
             out.copy_(self._resized(frame))

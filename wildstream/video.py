@@ -2,7 +2,7 @@
 
 The only module, with `probe`, that talks to a decoder. It uses torchcodec's building blocks (demuxer, packet decoder,
 colour converter) rather than its `VideoDecoder`: they decode straight through, tell every frame's timestamp, and
-convert only the frames that are asked for.
+convert only the frames that are asked for. (`stream.decode` asks `VideoDecoder` whether NVDEC takes a video.)
 
 A frame's number is its place in the decoder's output when the video is decoded from its first packet, which is
 presentation order. `probe` finds facts that way and they are kept in the index; `decode` starts at a key frame named
@@ -58,6 +58,13 @@ def scan(data: Tensor) -> FrameTable:
     return FrameTable(pts=pts, key_frames=key_frames, time_base=time_base)
 
 
+def coding_of(data: Tensor) -> tuple[str, str]:
+    """FFmpeg's names of a video's codec and pixel format, as its container has them; VideoError where it has none."""
+    with unreadable_is_refused():
+        metadata = _open(data)[1].metadata
+    return metadata.codec or "", metadata.pixel_format or ""
+
+
 class FullSize:
     """Decoded frames → RGB as large as they are."""
 
@@ -70,7 +77,8 @@ class FullSize:
 
     def __call__(self, number: int, frame: RawFrame) -> Tensor:
         """(3, H, W) uint8 RGB, upright, in memory of its own; its colours lie side by side there."""
-        return self._converter.convert(frame).data
+        with unreadable_is_refused():
+            return self._converter.convert(frame).data
 
 
 def decode(
@@ -94,8 +102,9 @@ def decode(
         convert: Makes of a frame, by its number and as the decoder gives it, what is yielded; `FullSize` by default.
 
     Yields:
-        A frame's number, with either what `convert` made of it, or a VideoError. Numbers increase, but an error may
-        also take back one of the last `MAX_REORDER` frames.
+        A frame's number, with either what `convert` made of it, or a VideoError. What comes last for a number counts:
+        an error may take back one of the last `MAX_REORDER` frames, and a run that was decoded with packets left out is
+        decoded again, and given again, if anything is wrong with it.
 
     Raises:
         torch.OutOfMemoryError: Of the GPU, which is no fault of the video.
@@ -114,19 +123,18 @@ def decode(
         while place < len(wanted) and wanted[place] < first:  # a run, which ends here or at damage
             start = int(key_frames[np.searchsorted(key_frames, wanted[place], side="right") - 1])
             end = int(np.searchsorted(wanted, first))
-            target = int(wanted[place])
+            begun, target = place, int(wanted[place])
             try:
-                with unreadable_is_refused():
-                    for number, frame in run_from(Opened(data), start, table, device, needed):
-                        if number == target:
-                            yield number, convert(number, frame)
-                            place += 1
-                            if place == end:
-                                break
-                            target = int(wanted[place])
+                for number, frame in run_from(Opened(data), start, table, device, needed):
+                    if number == target:
+                        yield number, convert(number, frame)
+                        place += 1
+                        if place == end:
+                            break
+                        target = int(wanted[place])
             except BrokenRun as broken:
-                if needed is not None:
-                    needed = None  # again, and nothing is spared, to be sure that it is not for that
+                if needed is not None:  # again from where it began, with nothing spared: it might be for that
+                    needed, place = None, begun
                     continue
                 damage = broken.damage(key_frames, num_frames)
                 back, place = place, int(np.searchsorted(wanted, min(damage[1], first)))

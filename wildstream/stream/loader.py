@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -74,7 +75,7 @@ class Loader:
     """Resize frames or patches to a square of so many pixels, or to (height, width); None leaves them as they are."""
     resize: ResizeBy = "swscale"
     """Who resizes: "swscale", before frames become RGB, is quicker; "torchvision", afterwards, is antialiased bilinear.
-    They differ by about one grey level. Patches, and frames on CUDA, are always torchvision's."""
+    They differ by about one grey level. Patches, and frames of NVDEC, are always torchvision's."""
     shuffle: bool = False
     """Random order; otherwise by (key, start)."""
     sampler: Sampler | str | None = None
@@ -98,7 +99,7 @@ class Loader:
     max_skipped: float = 0.01
     """Windows that may fail to decode before it is an error: a count (int), or a share of this rank's epoch (float)."""
     device: str = "cpu"
-    """Where to decode, and where `batch.frames` will be."""
+    """Where to decode, and where `batch.frames` will be. On "cuda", what NVDEC does not take is decoded on the CPU."""
     lanes: int = LANES
     """Pieces that a shuffled epoch is cut into; a constant of the run that the number of ranks divides."""
     pool_segments: int = POOL_SEGMENTS
@@ -109,6 +110,9 @@ class Loader:
     """The epoch that the next iteration gives; see `set_epoch`."""
     ledger: Ledger = field(default_factory=lambda: Ledger(0), init=False)
     """What became of the windows of the running or the last iteration, of this rank."""
+    decoded_by: Counter[str] = field(default_factory=Counter, init=False)
+    """Segments of that iteration by who decoded them, and what: "cpu h264"; on CUDA "nvdec h264", "cpu h264 yuv444p"
+    of what NVDEC does not take, "cpu h264 after nvdec" of what it failed at. Not what worker processes decode."""
     _resume_at: int = field(default=0, init=False)
     _resume_order: int | None = field(default=None, init=False)
     _progress: _Progress = field(default_factory=lambda: _Progress(epoch=0), init=False)
@@ -181,7 +185,7 @@ class Loader:
         order = self._checked_order(plan)
         ledger = self.ledger = Ledger(planned=self.batch_size * plan.num_batches(share))
         progress = self._progress = _Progress(epoch=self.epoch, position=self._resume_at, order=order)
-        self._resume_at, self._resume_order = 0, None
+        self._resume_at, self._resume_order, self.decoded_by = 0, None, Counter()
         for batch in self._batches(plan, share):
             ledger.add(batch)
             if batch.problems:
@@ -303,6 +307,7 @@ class Loader:
             only_labels=self.only_labels,
             threads=self._num_workers if self.workers == "threads" else 1,
             device=self.device,
+            decoded_by=self.decoded_by,
         )
         if self.workers == "threads" or self.only_labels:
             return recipe.batches(plan, share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -34,11 +35,23 @@ def per_frame(style: SlidingStyle, size: Size | None) -> tuple[Callable[[Tensor]
     return tuple(functions)
 
 
-def make_decode(style: SlidingStyle, size: Size | None, *, resize: ResizeBy, threads: int, device: str) -> Decode:
-    """The stage that decodes; libswscale scales whole frames on the CPU, where nobody wants torchvision to."""
-    if resize == "swscale" and size is not None and not style.has_patches and device == "cpu":
-        return Decode(size=parse_size(size), threads=threads)
-    return Decode(per_frame=per_frame(style, size), threads=threads, device=device)
+def make_decode(
+    style: SlidingStyle,
+    size: Size | None,
+    *,
+    resize: ResizeBy,
+    threads: int,
+    device: str,
+    decoded_by: Counter[str] | None = None,
+) -> Decode:
+    """The stage that decodes; libswscale scales whole frames on the CPU, where nobody wants torchvision to.
+
+    `decoded_by` is where it counts segments, by who decoded them; a counter of its own by default.
+    """
+    counter = Counter[str]() if decoded_by is None else decoded_by
+    if resize == "swscale" and size is not None and not style.has_patches:
+        return Decode(size=parse_size(size), threads=threads, device=device, decoded_by=counter)
+    return Decode(per_frame=per_frame(style, size), threads=threads, device=device, decoded_by=counter)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +76,8 @@ class Recipe:
     """Segments that are decoded at the same time."""
     device: str
     """Where to decode, and where frames are kept."""
+    decoded_by: Counter[str]
+    """Where segments are counted, by who decoded them."""
 
     def batches(self, plan: Plan, share: Share) -> Iterator[Batch]:
         """The batches of a share of a plan."""
@@ -82,5 +97,12 @@ class Recipe:
         """From planned segments to decoded ones."""
         return [
             ReadPlanned(self.index, self.style),
-            make_decode(self.style, self.size, resize=self.resize, threads=self.threads, device=self.device),
+            make_decode(
+                self.style,
+                self.size,
+                resize=self.resize,
+                threads=self.threads,
+                device=self.device,
+                decoded_by=self.decoded_by,
+            ),
         ]

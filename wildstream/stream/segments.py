@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, NonNegativeInt, PositiveInt, ValidationError
 
 from wildstream.errors import LabelError, VideoError
 from wildstream.samples import DecodedSegment, EncodedSegment, SegmentWindows
@@ -22,7 +22,7 @@ from wildstream.shards.labels import LabelTrack
 from wildstream.stream.plan import SEGMENT_FRAMES, Order, Segment
 from wildstream.stream.storage import read_member
 from wildstream.stream.windows import SlidingStyle
-from wildstream.video import VIDEO_EXTENSIONS, scan
+from wildstream.video import VIDEO_EXTENSIONS, coding_of, scan
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -45,6 +45,7 @@ class ReadPlanned:
                 data=read_member(*self.index.place(segment.video)),
                 table=self.index.frame_table(segment.video),
                 frame_size=self.index.frame_size(segment.video),
+                coding=self.index.coding(segment.video),
             )
 
 
@@ -96,11 +97,12 @@ class ParseSamples:
                 table = scan(data)
             except VideoError as error:
                 raise VideoError(f"{key}: {error}") from error
-            metadata = _metadata(sample)
-            num_frames = min(len(table.pts), int(metadata.get("num_frames", len(table.pts))))
-            lost = np.asarray(metadata.get("lost", []), np.int64).reshape(-1, 2)
+            packed = _packed_facts(sample)
+            num_frames = len(table.pts) if packed is None else min(len(table.pts), packed.num_frames)
+            lost = np.asarray([] if packed is None else packed.lost, np.int64).reshape(-1, 2)
             table = replace(table, pts=table.pts[:num_frames], lost=lost)
-            frame_size = (metadata["height"], metadata["width"]) if {"height", "width"} <= metadata.keys() else None
+            frame_size = None if packed is None else (packed.height, packed.width)
+            coding = coding_of(data) if packed is None else (packed.codec, packed.pixel_format)
             track = self._labels(key, sample, num_frames)
             longest = Order(shuffle=False, segment_frames=self.segment_frames).segment_windows(self.style)
             for first in range(0, int(self.style.num_windows(num_frames)), longest):
@@ -111,6 +113,7 @@ class ParseSamples:
                     data=data,
                     table=table,
                     frame_size=frame_size,
+                    coding=coding,
                 )
 
     def _labels(self, key: str, sample: Mapping[str, Any], num_frames: int) -> LabelTrack:
@@ -118,20 +121,39 @@ class ParseSamples:
         if "labels.npy" in sample:
             try:
                 rows = np.load(io.BytesIO(sample["labels.npy"]), allow_pickle=False)
-            except ValueError as error:
+            except (ValueError, EOFError) as error:
                 raise LabelError(f"{key}: labels.npy is not a plain array ({error})") from error
             if rows.shape != (num_frames, self.num_classes):
                 raise LabelError(f"{key}: labels.npy is {rows.shape}, but {(num_frames, self.num_classes)} is needed")
             return LabelTrack.from_rows(rows.astype(np.bool_))
         if "cls" in sample:
-            return LabelTrack.from_class(int(sample["cls"]), num_frames=num_frames, num_classes=self.num_classes)
+            try:
+                return LabelTrack.from_class(int(sample["cls"]), num_frames=num_frames, num_classes=self.num_classes)
+            except (ValueError, TypeError) as error:
+                raise LabelError(f"{key}: cls must be the number of a class, got {sample['cls']!r:.40}") from error
         raise LabelError(f"{key}: neither labels.npy nor cls among its members {sorted(sample)}")
 
 
-def _metadata(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """What `pack` knew of a sample's video; nothing where somebody else made the sample."""
-    metadata = json.loads(sample["json"]) if "json" in sample else {}
-    return metadata if isinstance(metadata, dict) else {}
+class _PackedFacts(BaseModel):
+    """What `pack` writes of a video into the sample's json, as far as it is needed here."""
+
+    num_frames: PositiveInt
+    height: PositiveInt
+    width: PositiveInt
+    codec: str
+    pixel_format: str
+    lost: list[tuple[NonNegativeInt, PositiveInt]] = []
+
+
+def _packed_facts(sample: Mapping[str, Any]) -> _PackedFacts | None:
+    """What `pack` knew of a sample's video; None where somebody else made the sample."""
+    content = sample.get("json")
+    try:
+        if isinstance(content, (bytes, str)):
+            return _PackedFacts.model_validate_json(content)
+        return _PackedFacts.model_validate(content)
+    except ValidationError:
+        return None
 
 
 def _planned_windows(index: Index, style: SlidingStyle, segment: Segment) -> SegmentWindows:

@@ -25,7 +25,8 @@ class Footprint:
     """What one rank's stream takes."""
 
     pool_bytes: int
-    """Decoded frames in open segments, at most, and those of segments that are decoded ahead."""
+    """Decoded frames in open segments, at most, and those of segments that are decoded ahead. What is kept for use again
+    (`buffers.KEPT_BYTES`, at most) comes on top."""
     pool_segments: int
     """Segments that are open at a time, at most."""
     segment_bytes: int
@@ -45,7 +46,8 @@ class DecodingCost:
     needed_frames: int
     """Distinct frames that the windows of the stream use."""
     decoded_frames: int
-    """Frames that pass through the decoder: from the key frame before each segment's first frame to its last."""
+    """Frames that pass through the decoder, at most: from the key frame before each segment's first frame to its last.
+    Those of them that nobody wants and no other frame needs are left out when it comes to it."""
 
 
 def measure(

@@ -1,7 +1,7 @@
 """The index: what every packed video is and where it lies, without opening one.
 
 `index.parquet` has a row per video; `dataset.json` says what the rows mean. Opening an index reads its narrow columns
-(places, sizes, frame counts, events). A video's timestamps, key frames and lost frames, the wide ones, are read when a
+(places, sizes, frame counts, events). What is known of a video's frames and packets, the wide ones, is read when a
 segment of it is decoded. Everything about labels and lengths follows from here alone.
 """
 

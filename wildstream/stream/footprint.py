@@ -25,8 +25,8 @@ class Footprint:
     """What one rank's stream takes."""
 
     pool_bytes: int
-    """Decoded frames in open segments, at most, and those of segments that are decoded ahead. What is kept for use again
-    (`buffers.KEPT_BYTES`, at most) comes on top."""
+    """Decoded frames in open segments, at most, and those of segments that are decoded ahead. What is kept for use
+    again (`buffers.KEPT_BYTES`, at most) comes on top."""
     pool_segments: int
     """Segments that are open at a time, at most."""
     segment_bytes: int

@@ -11,12 +11,14 @@ import torch
 from conftest import moving_pattern, read_webdataset, tiny_rows, write_rows, write_video
 
 import wildstream as ws
+from wildstream import nvdec
 from wildstream.errors import ConfigError
 from wildstream.ffmpeg import ensure_ffmpeg
+from wildstream.nvdec import nvdec_takes
 from wildstream.samples import DecodedSegment
 from wildstream.shards.index import open_index
 from wildstream.stream import decode as routes
-from wildstream.stream.decode import Decode, nvdec_takes
+from wildstream.stream.decode import Decode
 from wildstream.stream.pipeline import make_decode
 from wildstream.stream.segments import ReadPlanned
 from wildstream.video import FullSize, decode
@@ -54,13 +56,13 @@ class StandIn:
 @pytest.fixture
 def stand_in(monkeypatch):
     """A fresh memory, and the stand-in: its class, to be told what to say."""
-    monkeypatch.setattr(routes, "_taken", {})
-    routes._warn_once.cache_clear()
+    monkeypatch.setattr(nvdec, "_taken", {})
+    nvdec.warn_once.cache_clear()
     monkeypatch.setattr(StandIn, "asked", [], raising=False)
     monkeypatch.setattr(StandIn, "says", {}, raising=False)
     monkeypatch.setattr(decoders, "VideoDecoder", StandIn)
     yield StandIn
-    routes._warn_once.cache_clear()
+    nvdec.warn_once.cache_clear()
 
 
 @pytest.mark.parametrize("fallback", [False, True])
@@ -217,9 +219,9 @@ def gpu(monkeypatch):
     monkeypatch.setattr(routes, "_own_stream", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(routes, "_numbered", lambda name: META)
     monkeypatch.setattr(routes, "nvdec_takes", lambda data, device, kind: kind[1] == "yuv420p")
-    routes._warn_once.cache_clear()
+    nvdec.warn_once.cache_clear()
     yield decoded, gpu_lost
-    routes._warn_once.cache_clear()
+    nvdec.warn_once.cache_clear()
 
 
 class Lost(ws.VideoError):

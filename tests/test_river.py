@@ -19,6 +19,7 @@ RIVER = [
     "packets",
     "video",
     "scaling",
+    "nvdec",
     "probe",
     "samples",
     "tables",

@@ -2,7 +2,7 @@
 
 The only module, with `probe`, that talks to a decoder. It uses torchcodec's building blocks (demuxer, packet decoder,
 colour converter) rather than its `VideoDecoder`: they decode straight through, tell every frame's timestamp, and
-convert only the frames that are asked for. (`stream.decode` asks `VideoDecoder` whether NVDEC takes a video.)
+convert only the frames that are asked for. (`nvdec` asks `VideoDecoder` whether a GPU takes a video.)
 
 A frame's number is its place in the decoder's output when the video is decoded from its first packet, which is
 presentation order. `probe` finds facts that way and they are kept in the index; `decode` starts at a key frame named

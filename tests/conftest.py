@@ -4,13 +4,14 @@ import gc
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import webdataset
+from servers import Bucket, FaultProxy, FaultyBucket, FolderServer, S3Server, isolate, moto_process
 
 from wildstream.ffmpeg import ensure_ffmpeg
 from wildstream.shards.pack import pack
@@ -50,6 +51,66 @@ def tiny_shards(tiny_source, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("tiny_shards")
     assert not pack(tiny_source, out, format="frames", shard_bytes=two_videos(tiny_source), progress=False).refused
     return out
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory) -> Iterator[S3Server]:
+    """moto's S3 server, one process for the whole session."""
+    with moto_process(tmp_path_factory.mktemp("moto") / "log") as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch, tmp_path) -> Iterator[Bucket]:
+    """An empty bucket of a real S3 server: `s3.url`, `s3.put(key, data)`, `s3.put_folder`, `s3.get`, `s3.list`.
+
+    Until the test ends, the environment holds the credentials and the endpoint, and nothing of the user's own.
+    """
+    yield from _bucket(s3_server, monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def faulty_s3(s3, monkeypatch) -> Iterator[FaultyBucket]:
+    """As `s3`, behind a proxy that does nothing until told: `faulty_s3.proxy.inject({"slow_down": 0.1}, seed=0)`.
+
+    `proxy.injected`, `proxy.forwarded` and `proxy.requests` tell what happened; servers.FAULTS says what there is.
+    """
+    with FaultProxy(s3.server.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        yield FaultyBucket(s3.server, s3.name, proxy=proxy)
+
+
+@pytest.fixture
+def radosgw(monkeypatch, tmp_path) -> Iterator[Bucket]:
+    """As `s3`, in Ceph's radosgw, where one is running.
+
+    WILDSTREAM_TEST_RADOSGW is its endpoint, such as http://127.0.0.1:7480; WILDSTREAM_TEST_RADOSGW_KEY and
+    WILDSTREAM_TEST_RADOSGW_SECRET are the keys of a user who may make buckets.
+    """
+    endpoint = os.environ.get("WILDSTREAM_TEST_RADOSGW")
+    if not endpoint:
+        pytest.skip("no radosgw; name its endpoint in WILDSTREAM_TEST_RADOSGW, and its keys in …_KEY and …_SECRET")
+    key, secret = (os.environ[f"WILDSTREAM_TEST_RADOSGW_{name}"] for name in ("KEY", "SECRET"))
+    yield from _bucket(S3Server(endpoint, key, secret), monkeypatch, tmp_path)
+
+
+def _bucket(server: S3Server, monkeypatch, tmp_path) -> Iterator[Bucket]:
+    isolate(monkeypatch, tmp_path)
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = server.make_bucket()
+    yield bucket
+    bucket.remove()
+
+
+@pytest.fixture
+def http_folder(monkeypatch, tmp_path) -> Iterator[FolderServer]:
+    """A folder, `http_folder.root`, that a server gives at `http_folder.url`, with ranges and ETags."""
+    isolate(monkeypatch, tmp_path)
+    root = tmp_path / "http"
+    root.mkdir()
+    with FolderServer(root) as server:
+        yield server
 
 
 def moving_pattern(seed: int, num_frames: int = TINY_FRAMES, height: int = 48, width: int = 64) -> torch.Tensor:

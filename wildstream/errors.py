@@ -9,6 +9,7 @@
     │   └── WorkerError          a process that decodes died
     ├── FormatError          fatal: a source folder is not in the layout that was asked for
     ├── ShardError           fatal: shards or index are missing, damaged, or do not fit each other
+    │   └── StorageError         a file or object is missing, forbidden, changed, or not to be had after many attempts
     ├── LedgerError          fatal: an epoch's windows do not add up
     └── SampleError          skippable: one video is at fault, the others are fine
         ├── LabelError           its labels are missing or malformed
@@ -27,6 +28,7 @@ __all__ = [
     "LedgerError",
     "SampleError",
     "ShardError",
+    "StorageError",
     "VideoError",
     "WeightsError",
     "WildStreamError",
@@ -68,6 +70,10 @@ class FormatError(WildStreamError):
 
 class ShardError(WildStreamError):
     """Shards or their index are missing, damaged, or do not fit each other."""
+
+
+class StorageError(ShardError):
+    """A file or object is missing, forbidden, changed while it was read, or not to be had after many attempts."""
 
 
 class LedgerError(WildStreamError):

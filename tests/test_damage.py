@@ -5,6 +5,7 @@ import io
 import json
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -339,6 +340,7 @@ def test_the_stream_delivers_the_rest(load, tmp_path, name, when, shuffle):
     index = open_index(tmp_path / "out" / "train")
     if when == "after":
         shard, offset, size = index.place(0)
+        shard = Path(shard)
         raw = bytearray(shard.read_bytes())
         assert raw[offset : offset + size] == data.numpy().tobytes()
         raw[offset : offset + size] = harmed.numpy().tobytes()
@@ -481,6 +483,7 @@ def test_verify_names_new_damage(load, tmp_path):
     ws.pack(make_source(tmp_path / "source", {"a.mp4": data}), tmp_path / "out", format="frames", progress=False)
     folder = tmp_path / "out" / "train"
     shard, offset, size = open_index(folder).place(0)
+    shard = Path(shard)
     raw = bytearray(shard.read_bytes())
     raw[offset : offset + size] = damage(data, 18).numpy().tobytes()
     shard.write_bytes(raw)

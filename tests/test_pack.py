@@ -27,7 +27,8 @@ from conftest import (
     write_video,
 )
 
-from wildstream.cli import REFUSED, main
+from wildstream.cli import main
+from wildstream.commands import REFUSED
 from wildstream.errors import ConfigError, FormatError, LabelError, SampleError, ShardError, VideoError
 from wildstream.shards.index import DATASET_NAME, open_index
 from wildstream.shards.pack import REPORT_NAME, pack
@@ -117,6 +118,7 @@ def test_the_bytes_at_the_offset_are_the_video(tiny_source, tiny_shards):
         digests = index._table["sha256"].to_pylist()
         for video, key in enumerate(index.keys):
             shard, offset, size = index.place(video)
+            shard = Path(shard)
             data = shard.read_bytes()[offset : offset + size]
             assert data == (tiny_source / split / key / f"{key}.mp4").read_bytes()
             assert hashlib.sha256(data).hexdigest() == digests[video]
@@ -132,6 +134,7 @@ def test_offsets_behind_long_and_foreign_names(tmp_path, key):
     quietly(root, tmp_path / "out")
     index = open_index(tmp_path / "out/all")
     shard, offset, size = index.place(0)
+    shard = Path(shard)
     assert index.keys == [key]
     assert shard.read_bytes()[offset : offset + size] == (root / f"{key}.mp4").read_bytes()
     assert [sample["__key__"] for sample in read_webdataset(shard)] == [key]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wildstream.errors import ConfigError
-from wildstream.stream.plan import Order, Share, make_plan, num_batches
+from wildstream.stream.plan import Order, Share, make_plan, num_batches, segment_starts
 from wildstream.stream.windows import SlidingStyle
 
 lengths = st.lists(st.integers(0, 90), max_size=12)
@@ -98,8 +98,10 @@ STYLE = SlidingStyle(window_size=2, samples_per_window=2, step_size=1, padding="
 def test_one_small_permutation_to_the_letter():
     """A change of the order makes every run of everyone differ; it must be on purpose."""
     order = Order(seed=7, lanes=2, pool_segments=2, segment_frames=4)
-    plan = make_plan(np.array([6, 4, 5]), STYLE, order, epoch=3)
-    assert plan.order.tolist() == [9, 7, 8, 10, 2, 6, 0, 11, 1, 3, 5, 4]
+    key_frames = np.array([[0, 0], [0, 7], [1, 0], [2, 0]])
+    plan = make_plan(np.array([12, 9, 10]), STYLE, order, epoch=3, key_frames=key_frames)
+    assert plan.order[:14].tolist() == [5, 23, 6, 4, 1, 22, 19, 24, 13, 17, 2, 3, 16, 0]
+    assert plan.order[14:].tolist() == [18, 27, 12, 11, 20, 21, 10, 14, 15, 25, 9, 26, 7, 8]
 
 
 def test_seed_and_epoch_decide_the_order():
@@ -129,7 +131,7 @@ def test_neighbouring_windows_are_far_apart_and_few_segments_are_open():
 def test_empty_and_tiny_splits(frames):
     plan = make_plan(np.array(frames, np.int64), STYLE, Order())
     assert len(plan) == (4 if frames == [5] else 0)
-    assert len(list(plan.segments(Share(batch_size=3)))) == min(len(plan), 4)
+    assert len(list(plan.segments(Share(batch_size=3)))) == min(len(plan), 1)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +155,7 @@ def test_the_workers_of_a_rank_have_each_place_once(lengths, style, order, world
             places = [place for segment in plan.segments(share) for place in segment.positions.tolist()]
             assert sorted(places) == plan.positions(share).tolist()
         segments = sum(len(list(plan.segments(share))) for share in shares)
-        if order.lanes % (world_size * workers) == 0 or not order.shuffle:
-            assert segments == len(list(plan.segments(whole))), "a segment is decoded by two workers"
+        assert segments == len(list(plan.segments(whole))), "a segment is decoded by two workers"
 
 
 @given(lengths, styles, orders, st.data())
@@ -225,3 +226,76 @@ def test_a_segment_converts_no_more_than_the_overlap_twice(lengths, style, order
         segments.sort(key=lambda frames: int(frames[0]))
         for one, other in pairwise(segments):
             assert len(np.intersect1d(one, other)) <= max(0, style.window_size - style.step_size)
+
+
+videos = st.lists(
+    st.integers(1, 400).flatmap(
+        lambda length: st.tuples(st.just(length), st.lists(st.integers(1, length), max_size=12).map(sorted))
+    ),
+    min_size=1,
+    max_size=6,
+)
+"""Lengths, and the key frames behind the first."""
+
+
+def in_rows(chosen):
+    """Key frames as a plan takes them."""
+    return np.array(
+        [(v, frame) for v, (length, more) in enumerate(chosen) for frame in (0, *more) if frame < length], np.int32
+    )
+
+
+@given(videos, styles, st.integers(4, 64))
+def test_segments_are_cut_as_by_hand(chosen, style, segment_frames):
+    """Against a definition with loops: even cuts, each moved to the nearest window that begins behind a key frame."""
+    order = Order(segment_frames=segment_frames)
+    counts = style.num_windows([length for length, _ in chosen])
+    longest, most = order.segment_windows(style), order.most_windows(style)
+    expected, base = set(), 0
+    for (length, more), count in zip(chosen, counts.tolist(), strict=True):
+        first_frames = [int(style.starts(window)) for window in range(count)]
+        borders = {0, count} | {sum(start < key for start in first_frames) for key in more if key < length}
+        for piece in range(pieces := -(-count // longest)):
+            cut = min(window for window in range(count) if window * pieces >= piece * count)
+            below, above = max(b for b in borders if b <= cut), min(b for b in borders if b >= cut)
+            nearest = below if cut - below <= above - cut else above
+            if above - below <= most or abs(cut - nearest) <= most // 4:
+                cut = nearest
+            expected.add(base + cut)
+        base += count
+    starts = segment_starts(counts, style, order, in_rows(chosen)).tolist()
+    assert sorted({start for start in starts if start < base}) == sorted(start for start in expected if start < base)
+    lengths = np.diff(sorted({*starts, base}))
+    assert max(lengths, default=0) <= most
+
+
+@given(videos, styles, orders, st.booleans())
+def test_key_frames_decide_what_is_decoded_together_and_no_more(chosen, style, order, some):
+    lengths = np.array([length for length, _ in chosen], np.int64)
+    total = int(style.num_windows(lengths).sum())
+    drawn = np.sort(np.random.default_rng(0).integers(0, total, total)) if some and total else None
+    plan = make_plan(lengths, style, order, drawn=drawn, key_frames=in_rows(chosen))
+    assert sorted(plan.order) == (list(range(total)) if drawn is None else drawn.tolist())
+    for segment in plan.segments(Share(batch_size=1)):
+        assert len(set(segment.windows.tolist())) <= order.most_windows(style)
+
+
+@pytest.mark.parametrize("gop", [12, 30, 100, 250])
+def test_segments_decode_little_that_they_do_not_need(gop):
+    """Every cut at a key frame: what a segment decodes before its first window is less than a window's step."""
+    style = SlidingStyle(window_size=16, samples_per_window=16, step_size=4, padding="none")
+    lengths = np.full(40, 2000)
+    keys = in_rows([(2000, list(range(gop, 2000, gop)))] * 40)
+    plan = make_plan(lengths, style, Order(), key_frames=keys)
+    begins = [int(style.starts(segment.windows[0])) for segment in plan.segments(Share(batch_size=32))]
+    by_lanes = sum(begin % gop >= style.step_size for begin in begins)
+    assert by_lanes < Order().lanes, "only the borders of lanes cut segments elsewhere"
+
+
+def test_small_splits_have_fewer_lanes_and_are_decoded_about_once():
+    style = SlidingStyle(window_size=16, samples_per_window=16, step_size=4, padding="none")
+    plan = make_plan(np.full(8, 600), style, Order(lanes=48), key_frames=in_rows([(600, [250, 500])] * 8))
+    segments = list(plan.segments(Share(batch_size=8)))
+    frames = sum(len(np.unique(style.frames(segment.windows, 600))) for segment in segments)
+    assert len(segments) <= 8 * 3 + 6
+    assert frames < 1.25 * 8 * 600

@@ -393,6 +393,7 @@ def test_bytes_that_are_not_those_of_the_index_cost_their_windows_and_are_never_
         (tmp_path / path.name).write_bytes(path.read_bytes())
     index = ws.open_index(tmp_path)
     shard, offset, size = index.place(0)
+    shard = Path(shard)
     data = bytearray(shard.read_bytes())
     data[offset + size // 3 : offset + size] = bytes(size - size // 3)
     shard.write_bytes(data)

@@ -403,6 +403,7 @@ def test_the_index_says_what_is_in_the_shards(tiny_source, tmp_path):
         sample, metadata = samples[key], json.loads(samples[key]["json"])
         facts = probe(tensor(sample["mp4"]))
         shard, offset, size = index.place(video)
+        shard = Path(shard)
         assert shard.read_bytes()[offset : offset + size] == sample["mp4"]
         assert hashlib.sha256(sample["mp4"]).hexdigest() == index.checksum(video) == metadata["sha256"]
         assert metadata["source"] == f"train/{key}/{key}.mp4"
@@ -503,13 +504,18 @@ def test_labels_are_read_against_the_source_and_refusals_name_it(tiny_source, tm
 def test_a_killed_packing_goes_on_to_the_same_shards(tiny_source, tmp_path):
     command = [sys.executable, "-m", "wildstream.cli", "pack", str(tiny_source), str(tmp_path / "out")]
     options = ["--format", "frames", "--split", "train", "--shard-bytes", "1", "--workers", "1"]
-    packing = subprocess.Popen(
-        [*command, *options, "--transcode", "short_side=32,gop=8"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while packing.poll() is None and not list((tmp_path / "out").glob(".train.packing/*.parquet")):
-        time.sleep(0.001)
-    packing.send_signal(signal.SIGKILL)
-    assert packing.wait() == -signal.SIGKILL
+    for _ in range(10):  # a machine busy with other work may see the first table only when all is packed
+        packing = subprocess.Popen(
+            [*command, *options, "--transcode", "short_side=32,gop=8"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while packing.poll() is None and not list((tmp_path / "out").glob(".train.packing/*.parquet")):
+            time.sleep(0.001)
+        packing.send_signal(signal.SIGKILL)
+        if packing.wait() == -signal.SIGKILL and not (tmp_path / "out/train").exists():
+            break
+        shutil.rmtree(tmp_path / "out")
     assert not (tmp_path / "out/train").exists()
     report = quietly(tiny_source, tmp_path / "out", splits=["train"], shard_bytes=1)
     assert report.reused["train"] >= 1

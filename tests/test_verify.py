@@ -1,6 +1,7 @@
 """Verification finds what differs between shards and index, and nothing where nothing does."""
 
 import shutil
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +34,7 @@ def test_intact_shards_have_no_fault(shards, capsys):
 def test_every_flipped_bit_of_a_video_is_found(shards, capsys):
     index = ws.open_index(shards)
     shard, offset, size = index.place(1)
+    shard = Path(shard)
     original = shard.read_bytes()
     for place in (0, size // 3, size - 1):
         data = bytearray(original)
@@ -48,6 +50,7 @@ def test_every_flipped_bit_of_a_video_is_found(shards, capsys):
 def test_a_shard_that_is_cut_or_missing_is_found(shards):
     index = ws.open_index(shards)
     shard, offset, _ = index.place(2)
+    shard = Path(shard)
     shard.write_bytes(shard.read_bytes()[: offset + 10])
     faults = ws.verify(shards, progress=False)
     assert index.keys[2] in {fault.key for fault in faults}

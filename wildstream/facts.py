@@ -40,6 +40,12 @@ class FrameTable:
     unreferenced: Ints = field(default_factory=_no_frames)
     """(n,) frame numbers, increasing, of frames that no other is predicted from: where they are not wanted they need
     not be decoded."""
+    marks: Ints = field(default_factory=_no_runs)
+    """(n, 2) frame and byte: all frames below `frame` lie in the file before `byte`; both increase. Empty where the
+    whole file has to be read."""
+    opening: Ints = field(default_factory=_no_runs)
+    """(n, 2) first byte and byte behind the last of the runs that opening the file reads; empty where there are no
+    marks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -31,6 +31,7 @@ from typing import Literal, get_args
 
 from wildstream.elf import needed, with_soname
 from wildstream.errors import FFmpegError
+from wildstream.locations import cache_folder
 
 Origin = Literal["system", "pyav"]
 
@@ -182,7 +183,7 @@ def _rank(soname: str) -> int:
 def _load_private(files: list[Path], plain: dict[str, str]) -> ctypes.CDLL:
     """Load the renamed copies, from the user's cache or else from a temporary folder; returns libavutil."""
     try:
-        return _load_folder(_private_folder(_cache_root(), files, plain), plain)
+        return _load_folder(_private_folder(cache_folder(), files, plain), plain)
     except (OSError, RuntimeError):
         # No home folder, or it is full, read-only or mounted noexec. What is loaded stays loaded without its file.
         with tempfile.TemporaryDirectory(prefix="wildstream-") as root:
@@ -194,12 +195,6 @@ def _load_folder(folder: Path, plain: dict[str, str]) -> ctypes.CDLL:
     # RTLD_GLOBAL, so that no other extension's symbols are resolved by them: torchcodec's request goes by SONAME alone.
     avutil, *_ = [ctypes.CDLL(str(folder / name)) for name in sorted(plain, key=lambda name: _rank(plain[name]))]
     return avutil
-
-
-def _cache_root() -> Path:
-    """Raises RuntimeError where the user has no home folder."""
-    configured = os.environ.get("XDG_CACHE_HOME")
-    return (Path(configured).absolute() if configured else Path.home() / ".cache") / "wildstream"
 
 
 def _private_folder(root: Path, files: list[Path], plain: dict[str, str]) -> Path:

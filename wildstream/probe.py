@@ -26,6 +26,7 @@ from torch import Tensor
 
 from wildstream.errors import VideoError
 from wildstream.facts import NO_PTS, FrameTable, Ints, VideoFacts
+from wildstream.marks import find_marks
 from wildstream.packets import find_unreferenced
 from wildstream.video import (
     BrokenRun,
@@ -89,6 +90,7 @@ def _probe(data: Tensor, by_packets: bool) -> VideoFacts:
     if int((lost[:, 1] - lost[:, 0]).sum()) == len(pts):
         raise VideoError(f"none of its {len(packet_pts)} frames decodes as it should; repair or re-encode the file")
     order, unreferenced = (table.packets, table.unreferenced) if damaged else find_unreferenced(data, table)
+    marks, opening = (table.marks, table.opening) if damaged else find_marks(data, table)
     within = ((key_frames[:, None] >= lost[:, 0]) & (key_frames[:, None] < lost[:, 1])).any(axis=1)
     return VideoFacts(
         codec=opened.stream.metadata.codec or "unknown",
@@ -103,6 +105,8 @@ def _probe(data: Tensor, by_packets: bool) -> VideoFacts:
         lost=lost,
         packets=order,
         unreferenced=unreferenced,
+        marks=marks,
+        opening=opening,
     )
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from wildstream.errors import ShardError
+from wildstream.errors import ConfigError, ShardError
 from wildstream.facts import FrameTable
+from wildstream.shards.feature_info import FeatureInfo
 from wildstream.shards.formats import Task
+from wildstream.shards.index_file import IndexFile
 from wildstream.shards.labels import LabelTrack
+from wildstream.storage import urls
+from wildstream.storage.access import Storage
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -32,11 +36,15 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 INDEX_NAME = "index.parquet"
 DATASET_NAME = "dataset.json"
+KEY_FRAME_EVERY = 32
+"""Frames of which `Index.key_frames` names one at most."""
 ROWS_PER_GROUP = 64
 """Videos per Parquet row group: what is read at once for the wide columns of one of them."""
 
 EVENT = pa.struct([("class", pa.int32()), ("first", pa.int32()), ("stop", pa.int32())])
 RUN = pa.struct([("first", pa.int32()), ("stop", pa.int32())])
+MARK = pa.struct([("frame", pa.int32()), ("byte", pa.int64())])
+BYTES = pa.struct([("first", pa.int64()), ("stop", pa.int64())])
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -61,9 +69,16 @@ SCHEMA = pa.schema(
         ("lost", pa.list_(RUN)),  # runs of frames that a damaged packet cost; not in indexes of 0.1.0: none are
         ("packets", pa.list_(pa.int32())),  # frame number of each packet in order of decoding; empty if none is spared
         ("unreferenced", pa.list_(pa.int32())),  # frames that no other is predicted from; nor are these two in 0.1.0
+        ("marks", pa.list_(MARK)),  # all frames below `frame` lie before `byte` of the file; empty: read all of it
+        ("opening", pa.list_(BYTES)),  # runs of bytes that opening the file reads; nor are these two in 0.1.0
+        ("skipped", pa.list_(pa.int32())),  # windows that have no features; empty for videos, not in 0.1.0
     ]
 )
-WIDE = ("pts", "key_frames", "lost", "packets", "unreferenced")
+PAIRS = {"lost": ("first", "stop"), "marks": ("frame", "byte"), "opening": ("first", "stop")}
+"""Columns that hold pairs of numbers, and what these are called."""
+WIDE = ("pts", "key_frames", "packets", "unreferenced", *PAIRS)
+LATE = (*WIDE, "claimed_frames", "skipped")
+"""Columns that opening an index does not read."""
 
 
 class DatasetInfo(BaseModel):
@@ -91,15 +106,23 @@ class DatasetInfo(BaseModel):
     """Program and version."""
     transcode: dict[str, int | str] | None = None
     """Options that the videos were re-encoded with; None where they are as they were."""
+    features: FeatureInfo | None = None
+    """How the features were made; None where the shards hold videos."""
+    index: str = INDEX_NAME
+    """Name of the index's file. In object storage each packing has another: this file decides which one counts."""
 
 
 class Index:
     """The videos of one split, in order of their keys."""
 
-    def __init__(self, folder: Path, info: DatasetInfo, table: pa.Table, rows: npt.NDArray[np.int64]) -> None:
-        """Hold a table of the narrow columns; `rows` are the places of its rows in index.parquet."""
-        self.folder = folder
+    def __init__(self, file: IndexFile, info: DatasetInfo, table: pa.Table, rows: npt.NDArray[np.int64]) -> None:
+        """Hold a table of the narrow columns; `rows` are the places of its rows in the file."""
+        self.folder = file.location.rpartition("/")[0] or "."
+        """Path or URL of the folder that holds the index."""
+        self.storage = file.storage
+        """What the index and its shards are read by."""
         self.info = info
+        self._file = file
         self._rows = rows
         self._table = table
         self.num_frames: npt.NDArray[np.int64] = table["num_frames"].to_numpy().astype(np.int64)
@@ -115,7 +138,7 @@ class Index:
     def __repr__(self) -> str:
         """One line for people."""
         return (
-            f"Index({str(self.folder)!r}: {len(self):,} videos, {int(self.num_frames.sum()):,} frames, "
+            f"Index({urls.redact(self.folder)!r}: {len(self):,} videos, {int(self.num_frames.sum()):,} frames, "
             f"{len(self.categories)} categories, {self.info.task})"
         )
 
@@ -155,10 +178,10 @@ class Index:
         """FFmpeg's names of the codec and the pixel format of a video, such as "h264" and "yuv420p"."""
         return self._table["codec"][video].as_py(), self._table["pixel_format"][video].as_py()
 
-    def place(self, video: int) -> tuple[Path, int, int]:
-        """Shard, offset of the first byte in it, and number of bytes of a video."""
+    def place(self, video: int) -> tuple[str, int, int]:
+        """Path or URL of the shard, offset of the first byte in it, and number of bytes of a video."""
         row = {name: self._table[name][video].as_py() for name in ("shard", "offset", "size")}
-        return self.folder / row["shard"], row["offset"], row["size"]
+        return urls.join(self.folder, row["shard"]), row["offset"], row["size"]
 
     def checksum(self, video: int) -> str:
         """SHA-256 of a video's bytes, in hexadecimal."""
@@ -171,57 +194,110 @@ class Index:
             ShardError: The index file is gone or damaged.
         """
         group, place = divmod(int(self._rows[video]), ROWS_PER_GROUP)
-        path = self.folder / INDEX_NAME
-        try:
-            wide = _read_wide_group(path, path.stat().st_mtime_ns, group)
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(path, error) from error
+        wide = self._file.read_group(group, WIDE)
         numerator, denominator = (
             self._table[f"time_base_{part}"][video].as_py() for part in ("numerator", "denominator")
         )
         there = {name: wide[name][place].values for name in WIDE if name in wide.column_names}
-        numbers = {
-            name: np.asarray(values.to_numpy(), np.int64)
+        columns = {
+            name: _pairs(values, PAIRS[name]) if name in PAIRS else np.asarray(values.to_numpy(), np.int64)
             for name, values in there.items()
-            if name != "lost" and values is not None
+            if values is not None
         }
-        runs = there["lost"].to_pylist() if there.get("lost") is not None else []
-        lost = np.asarray([(run["first"], run["stop"]) for run in runs], np.int64).reshape(-1, 2)
-        return FrameTable(time_base=Fraction(numerator, denominator), lost=lost, **numbers)
+        return FrameTable(time_base=Fraction(numerator, denominator), **columns)
+
+    @cached_property
+    def key_frames(self) -> npt.NDArray[np.int32]:
+        """Where decoding may start, as the plan wants it: (num, 2) numbers of video and frame, in that order.
+
+        Of every `KEY_FRAME_EVERY` frames only the first that is one, so that videos of only key frames, too, take
+        less memory here than their windows in a plan.
+
+        Raises:
+            ShardError: The index file is gone or damaged.
+        """
+        column = self._file.read(["key_frames"])["key_frames"]
+        taken = column.take(self._rows).combine_chunks()
+        lengths = pc.list_value_length(taken).to_numpy(zero_copy_only=False)
+        video = np.repeat(np.arange(len(self), dtype=np.int32), lengths)
+        frame = taken.flatten().to_numpy().astype(np.int32)
+        block = frame // KEY_FRAME_EVERY
+        first = np.ones(len(frame), np.bool_)
+        first[1:] = (np.diff(video) != 0) | (np.diff(block) != 0)
+        return np.stack([video[first], frame[first]], axis=1)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All that the index holds of each video, as `make_table` takes it."""
+        rows: list[dict[str, Any]] = self._file.read().take(self._rows).to_pylist()
+        return rows
+
+    def skipped(self) -> dict[int, npt.NDArray[np.int64]]:
+        """Windows of feature shards that have no features, by number of the video; those that have them all are out."""
+        column = self._file.read(["skipped"])["skipped"].take(self._rows)
+        return {video: np.asarray(windows, np.int64) for video, windows in enumerate(column.to_pylist()) if windows}
 
     def newer_than(self, min_ctime: float) -> Index:
         """The index without the videos whose source file changed before `min_ctime` (seconds since 1970)."""
-        keep = np.flatnonzero(self._table["ctime"].to_numpy() >= min_ctime)
-        return Index(self.folder, self.info, self._table.take(keep), self._rows[keep])
+        return self._only(self._table["ctime"].to_numpy() >= min_ctime)
+
+    def of_shards(self, names: Sequence[str]) -> Index:
+        """The index of the videos in some of the shards, by their file names.
+
+        Raises:
+            ConfigError: The index has no such shard.
+        """
+        if missing := [name for name in names if name not in self.info.shards]:
+            raise ConfigError(
+                f"{urls.redact(self.folder)} has no shard {missing[0]} ({len(missing)} of {len(names)} are not there); "
+                f"its {len(self.info.shards)} shards are {self.info.shards[0]} to {self.info.shards[-1]}."
+            )
+        return self._only(pc.is_in(self._table["shard"], pa.array(names)).to_numpy())
+
+    def _only(self, keep: npt.NDArray[np.bool_]) -> Index:
+        """The index without the rows that are False here."""
+        rows = np.flatnonzero(keep)
+        return Index(self._file, self.info, self._table.take(rows), self._rows[rows])
 
 
-def open_index(path: str | Path) -> Index:
+def _pairs(values: pa.StructArray, names: tuple[str, str]) -> npt.NDArray[np.int64]:
+    """(n, 2) numbers from a column of pairs."""
+    return np.stack([values.field(name).to_numpy().astype(np.int64) for name in names], axis=1)
+
+
+def open_index(path: str | Path, storage: Storage | None = None) -> Index:
     """Open the index of one packed split; no video is opened.
 
     Args:
-        path: The folder that holds index.parquet, such as "shards/train".
+        path: Path or URL of the folder that holds the index, such as "shards/train" or "s3://bucket/shards/train"; or a
+            pattern of some of its shards, such as "shards/train/{000000..000003}.tar".
+        storage: Reads it, and the shards later; one without options and cache by default.
 
     Raises:
-        ShardError: There is none, it is of another version, or it contradicts its dataset.json.
+        ShardError: There is none, it cannot be read, is of another version, or contradicts its dataset.json.
+        ConfigError: A pattern names shards that the index does not have.
     """
-    folder = Path(path)
-    info = _read_info(folder)
-    narrow = [name for name in SCHEMA.names if name not in (*WIDE, "claimed_frames")]
-    try:
-        table = pq.read_table(folder / INDEX_NAME, columns=narrow, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(folder / INDEX_NAME, error) from error
+    shards = urls.expand(str(path)) if str(path).endswith(".tar") else []
+    folder = urls.normal(path if not shards else _folder_of(shards))
+    storage = storage or Storage()
+    info = _read_info(folder, storage)
+    narrow = [name for name in SCHEMA.names if name not in LATE]
+    file = IndexFile(urls.join(folder, info.index), storage)
+    table = file.read(narrow)
     if table.num_rows != info.num_videos:
         raise ShardError(
-            f"{folder / INDEX_NAME} has {table.num_rows} rows, {DATASET_NAME} says {info.num_videos}; "
+            f"{urls.redact(file.location)} has {table.num_rows} rows, {DATASET_NAME} says {info.num_videos}; "
             "they are of different packings. Pack the videos again."
         )
-    return Index(folder, info, table, np.arange(table.num_rows))
+    index = Index(file, info, table, np.arange(table.num_rows))
+    return index.of_shards([shard.rpartition("/")[2] for shard in shards]) if shards else index
 
 
-def _unreadable(path: Path, error: Exception) -> ShardError:
-    """What to say of an index file that cannot be read; Arrow's messages go on for pages."""
-    return ShardError(f"{path} cannot be read: {str(error).splitlines()[0]}. Pack the videos again.")
+def _folder_of(shards: Sequence[str]) -> str:
+    """The folder that shards lie in; ConfigError if they lie in several."""
+    folders = {shard.rpartition("/")[0] for shard in shards}
+    if len(folders) > 1:
+        raise ConfigError(f"shards of one split lie in one folder, got {urls.redact(', '.join(sorted(folders)))}.")
+    return folders.pop() or "."
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
@@ -242,43 +318,42 @@ def make_table(rows: Sequence[dict[str, Any]], metadata: dict[str, str] | None =
     return pa.Table.from_pylist(ordered, schema=SCHEMA).replace_schema_metadata(metadata)
 
 
-@lru_cache(maxsize=64)
-def _read_wide_group(path: Path, written: int, group: int) -> pa.Table:
-    """The wide columns of one row group; `written` (the file's mtime) keeps the cache true to the file."""
-    with pq.ParquetFile(path) as file:
-        return file.read_row_group(group, columns=list(WIDE)).combine_chunks()
-
-
-def _what_is_there(folder: Path) -> str:
+def _what_is_there(folder: str) -> str:
     """Where the packed splits are that somebody may have meant."""
+    if urls.is_remote(folder):
+        return "Give the folder of one split, such as …/train; make shards with `wildstream pack SOURCE OUT`."
+    here = Path(folder)
     inside, beside = (
         sorted(found.parent.name for found in place.glob(f"*/{DATASET_NAME}")) if place.is_dir() else []
-        for place in (folder, folder.parent)
+        for place in (here, here.parent)
     )
     if inside:
-        return f"It holds the splits {', '.join(inside)}: open {folder / inside[0]}."
-    if (folder.parent / DATASET_NAME).is_file():
-        return f"{folder.parent} is itself a packed split: give the folder above it."
+        return f"It holds the splits {', '.join(inside)}: open {here / inside[0]}."
+    if (here.parent / DATASET_NAME).is_file():
+        return f"{here.parent} is itself a packed split: give the folder above it."
     if beside:
-        return f"{folder.parent} holds the splits {', '.join(beside)}: choose one of them."
+        return f"{here.parent} holds the splits {', '.join(beside)}: choose one of them."
     return "Make shards with `wildstream pack SOURCE OUT`."
 
 
-def _read_info(folder: Path) -> DatasetInfo:
+def _read_info(folder: str, storage: Storage) -> DatasetInfo:
     """Read dataset.json; where it is missing, say what lies there instead."""
-    path = folder / DATASET_NAME
-    if not path.is_file():
-        raise ShardError(f"no {DATASET_NAME} in {folder}, so it holds no packed split. {_what_is_there(folder)}")
+    path = urls.join(folder, DATASET_NAME)
+    name = urls.redact(path)
+    if not storage.exists(path):
+        raise ShardError(
+            f"no {DATASET_NAME} in {urls.redact(folder)}, so it holds no packed split. {_what_is_there(folder)}"
+        )
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(bytes(storage.read(path)))
         if isinstance(raw, dict) and raw.get("schema_version") != SCHEMA_VERSION:
             raise ShardError(
-                f"{path} has schema_version={raw.get('schema_version')!r}, this program reads {SCHEMA_VERSION}. "
+                f"{name} has schema_version={raw.get('schema_version')!r}, this program reads {SCHEMA_VERSION}. "
                 "Pack the videos again, or take the program that wrote them."
             )
         return DatasetInfo.model_validate(raw)
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
-        raise ShardError(f"{path} is damaged: {error}. Pack the videos again.") from error
+        raise ShardError(f"{name} is damaged: {error}. Pack the videos again.") from error
 
 
 def write_text(path: Path, text: str) -> None:

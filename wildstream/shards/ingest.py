@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ from wildstream.errors import LabelError, SampleError, VideoError
 from wildstream.facts import VideoFacts
 from wildstream.probe import probe
 from wildstream.shards.formats import Format, Source
+from wildstream.shards.index import PAIRS
 from wildstream.shards.labels import LabelTrack
 from wildstream.shards.transcode import EXTENSION, Transcode, TranscodeEffect, transcode
 from wildstream.video import name_runs
+
+ReadLabels = Callable[..., LabelTrack]
+"""`facts=` of a video → its labels; raises LabelError where they do not fit it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,8 @@ def ingest(
     effect = None
     try:
         data = source.video.read_bytes()
-        facts, track = _read_both(data, source, layout, categories)
+        read = partial(layout.read, source, categories=categories)
+        facts, track = examine(data, read, counts_frames=layout.counts_frames)
         claimed = facts.claimed_frames
         if transcoding is not None:
             data, facts, effect = transcode(data, facts, transcoding, measured=measured)
@@ -65,9 +71,15 @@ def ingest(
         return VideoError(f"cannot be read: {error.strerror}")
     except SampleError as error:
         return error
-    row = _make_row(source, root, data, facts) | {"claimed_frames": claimed}
-    if transcoding is not None:
-        row["extension"] = EXTENSION
+    row = make_row(
+        data,
+        facts,
+        key=source.key,
+        extension=source.video.suffix[1:].lower() if transcoding is None else EXTENSION,
+        ctime=source.video.stat().st_ctime,
+        source=source.video.relative_to(root).as_posix(),
+    )
+    row["claimed_frames"] = claimed
     lost = facts.lost.tolist()
     metadata = {**row, "fps": facts.fps, "categories": categories, "lost": lost}
     members = {row["extension"]: data, "json": json.dumps(metadata, ensure_ascii=False).encode()}
@@ -75,11 +87,21 @@ def ingest(
         members["cls"] = str(track.classes[0]).encode()
     else:
         members["labels.npy"] = _npy(track.rows().view(np.uint8))
+    return Sample(members, row | make_columns(facts, track), effect)
+
+
+def make_columns(facts: VideoFacts, track: LabelTrack) -> dict[str, Any]:
+    """The columns of a video that hold lists: its events, and what is known of its frames."""
     columns = zip(track.classes.tolist(), track.first.tolist(), track.stop.tolist(), strict=True)
     events = [{"class": label, "first": first, "stop": stop} for label, first, stop in columns]
     wide = {name: getattr(facts, name) for name in ("pts", "key_frames", "packets", "unreferenced")}
-    runs = [{"first": first, "stop": stop} for first, stop in lost]
-    return Sample(members, {**row, "events": events, **wide, "lost": runs}, effect)
+    wide |= {name: _pairs(getattr(facts, name), names) for name, names in PAIRS.items()}
+    return {"events": events, **wide}
+
+
+def _pairs(rows: np.ndarray[Any, Any], names: Sequence[str]) -> list[dict[str, int]]:
+    """(n, 2) numbers as a column of the index holds them."""
+    return [dict(zip(names, row, strict=True)) for row in rows.tolist()]
 
 
 def name_damage(lost: Sequence[dict[str, int]], num_frames: int) -> str:
@@ -88,14 +110,23 @@ def name_damage(lost: Sequence[dict[str, int]], num_frames: int) -> str:
     return f"{name_runs(runs)} of {num_frames:,} do not decode; their windows will be skipped and counted"
 
 
-def _read_both(data: bytes, source: Source, layout: Format, categories: list[str]) -> tuple[VideoFacts, LabelTrack]:
-    """What a video is, and its labels; SampleError where they cannot be had or do not fit each other."""
+def examine(data: bytes, read: ReadLabels, *, counts_frames: bool) -> tuple[VideoFacts, LabelTrack]:
+    """What a video is, and its labels.
+
+    Args:
+        data: The video file.
+        read: Reads its labels.
+        counts_frames: Whether the labels tell how many frames there are.
+
+    Raises:
+        SampleError: They cannot be had, or do not fit each other.
+    """
     video = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
     facts = _usable(probe(video))
-    if not layout.counts_frames:
+    if not counts_frames:
         facts = _with_silent_losses(video, facts)
     try:
-        return facts, _read_labels(source, layout, facts, categories)
+        return facts, _read_labels(read, facts)
     except LabelError:
         # Some codecs drop damaged frames in silence. Labels for every packet tell that there were frames.
         if len(facts.lost) or facts.claimed_frames == facts.num_frames:
@@ -104,7 +135,7 @@ def _read_both(data: bytes, source: Source, layout: Format, categories: list[str
         if whole.num_frames == facts.num_frames:
             raise
         try:
-            return whole, _read_labels(source, layout, whole, categories)
+            return whole, _read_labels(read, whole)
         except LabelError:
             pass
         raise
@@ -135,21 +166,21 @@ def _usable(facts: VideoFacts) -> VideoFacts:
     return facts
 
 
-def _read_labels(source: Source, layout: Format, facts: VideoFacts, categories: list[str]) -> LabelTrack:
+def _read_labels(read: ReadLabels, facts: VideoFacts) -> LabelTrack:
     """The labels of a video; where their length does not fit, the container's claim is part of the reason."""
     try:
-        return layout.read(source, facts=facts, categories=categories)
+        return read(facts=facts)
     except SampleError as error:
         if facts.claimed_frames == facts.num_frames:
             raise
         raise type(error)(f"{error} (its container promises {facts.claimed_frames} frames)") from error
 
 
-def _make_row(source: Source, root: Path, data: bytes, facts: VideoFacts) -> dict[str, Any]:
-    """The narrow columns of a video, but for shard, offset and events; they go into its json member too."""
+def make_row(data: bytes, facts: VideoFacts, *, key: str, extension: str, ctime: float, source: str) -> dict[str, Any]:
+    """The columns of a video that hold one value, but for shard and offset; they go into its json member too."""
     return {
-        "key": source.key,
-        "extension": source.video.suffix[1:].lower(),
+        "key": key,
+        "extension": extension,
         "size": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
         "codec": facts.codec,
@@ -159,8 +190,9 @@ def _make_row(source: Source, root: Path, data: bytes, facts: VideoFacts) -> dic
         "num_frames": facts.num_frames,
         "time_base_numerator": facts.time_base.numerator,
         "time_base_denominator": facts.time_base.denominator,
-        "ctime": source.video.stat().st_ctime,
-        "source": source.video.relative_to(root).as_posix(),
+        "ctime": ctime,
+        "source": source,
+        "claimed_frames": facts.claimed_frames,
     }
 
 

@@ -2,11 +2,11 @@
 
     scan ──▶ splits ──▶ shards of about `shard_bytes` ──▶ for each video: read, decode once, check labels
                                                      └──▶ tar ──▶ read back and compare ──▶ rows
-    last of all: index.parquet and dataset.json, and the finished folder takes its name
+    last of all: index.parquet and dataset.json, and the new split takes the place of the old one (see `places`)
 
-A split is built in a hidden folder beside its place, which is renamed when it is complete (see `staging`); a kill
-leaves the old shards or the new ones. Which source goes into which shard follows from the sources alone, and a shard's
-rows carry a fingerprint of its sources. So a second call, or a call after a kill, packs only what is not there yet.
+A kill leaves the old shards or the new ones. Which source goes into which shard follows from the sources alone, and a
+shard's rows carry a fingerprint of its sources. So a second call, or a call after a kill, packs only what is not there
+yet.
 """
 
 from __future__ import annotations
@@ -24,26 +24,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from wildstream.errors import ConfigError, SampleError, ShardError, VideoError
+from wildstream.errors import ConfigError, SampleError, VideoError
 from wildstream.shards.formats import Format, Refusal, Scan, Source, get_format, select_splits
-from wildstream.shards.index import (
-    INDEX_NAME,
-    SCHEMA,
-    SCHEMA_VERSION,
-    DatasetInfo,
-    make_table,
-    open_index,
-    write_info,
-    write_table,
-    write_text,
-)
+from wildstream.shards.index import SCHEMA_VERSION, DatasetInfo, make_table, write_table, write_text
 from wildstream.shards.ingest import Sample, ingest, name_damage
-from wildstream.shards.staging import link_or_copy, locked, put_in_place, staging_folder
+from wildstream.shards.places import Place, make_place, metadata_of, read_rows
 from wildstream.shards.transcode import Transcode, TranscodeEffect
+from wildstream.storage import urls
+from wildstream.storage.access import Storage
 
 REPORT_NAME = "pack-report.json"
 OnError = Literal["skip", "fail"]
@@ -93,12 +83,14 @@ def pack(
     on_error: OnError = "skip",
     transcode: Transcode | None = None,
     progress: bool = True,
+    storage: Storage | None = None,
 ) -> PackReport:
     """Pack labelled videos into WebDataset shards, a folder per split.
 
     Args:
         source: Folder in the layout that `format` names.
-        out: Folder that will hold a folder per split, and pack-report.json.
+        out: Folder that will hold a folder per split, and pack-report.json; or a URL such as s3://bucket/shards, where
+            each shard goes when it is complete.
         format: "frames", "videos" or "events"; see `wildstream.shards.formats`.
         splits: Splits to pack; all by default. A source without split folders is one split, named by this (or "all").
         shard_bytes: Videos are put into one shard until it would be larger than this; re-encoded ones count with the
@@ -108,11 +100,13 @@ def pack(
             some frames of it do not decode; "fail" raises at the first of either.
         transcode: How to re-encode each video; by default they are packed as they are.
         progress: Show a progress bar on stderr.
+        storage: Writes to object storage; one without options by default.
 
     Raises:
         ConfigError: An option is out of range, or a split does not exist.
         FormatError: The source is not in this layout.
         SampleError: With on_error="fail", the first refused video; shards that were finished before stay.
+        StorageError: Object storage cannot be read or written; a second call goes on where this one ended.
     """
     if shard_bytes < 1:
         raise ConfigError(f"shard_bytes={shard_bytes} must be positive.")
@@ -120,18 +114,19 @@ def pack(
         raise ConfigError(f"workers={workers} must be at least 1.")
     if on_error not in ("skip", "fail"):
         raise ConfigError(f"on_error={on_error!r} is not known. Take one of skip, fail.")
-    root, target = Path(source), Path(out)
+    root, storage = Path(source), storage or Storage()
     layout = get_format(format)
     scan = layout.scan(root) if splits is None else select_splits(layout.scan(root), splits)
-    target.mkdir(parents=True, exist_ok=True)
+    if not urls.is_remote(out):
+        urls.local_path(out).mkdir(parents=True, exist_ok=True)
     report = PackReport(refused=list(scan.refused), unused=list(scan.unused))
     packer = _Packer(root, layout, scan.categories, shard_bytes, workers or os.cpu_count() or 1, on_error, transcode)
     if on_error == "fail" and scan.refused:
         raise SampleError(f"{scan.refused[0].path}: {scan.refused[0].reason}")
     with tqdm(total=len(scan.sources), desc="pack", unit="video", disable=not progress) as bar:
         for split in sorted({entry.split for entry in scan.sources}):
-            packer.pack_split(split, scan, target / split, report, bar)
-    _write_report(target / REPORT_NAME, report)
+            packer.pack_split(split, scan, make_place(out, split, storage), report, bar)
+    _write_report(urls.join(out, REPORT_NAME), report, storage)
     return report
 
 
@@ -147,18 +142,16 @@ class _Packer:
     on_error: OnError
     transcode: Transcode | None
 
-    def pack_split(self, split: str, scan: Scan, folder: Path, report: PackReport, bar: tqdm[Any]) -> None:
+    def pack_split(self, split: str, scan: Scan, place: Place, report: PackReport, bar: tqdm[Any]) -> None:
         """Pack one split; shards that an earlier call made from the same sources are taken over."""
-        shards = self._assign([entry for entry in scan.sources if entry.split == split])
-        with locked(folder):
-            old = _finished_shards(folder, shards)
-            if len(old) == len(shards) and _is_intact(folder, [shard.name for shard in shards]):
+        shards = self._assign([entry for entry in scan.sources if entry.split == split], place)
+        with place.locked():
+            old = place.finished({shard.name: shard.fingerprint for shard in shards})
+            if len(old) == len(shards) and place.is_intact([shard.name for shard in shards]):
                 tables = [self._take_over(shard, old[shard.name], report, bar) for shard in shards]
             else:
-                staging = staging_folder(folder)
-                tables = [self._obtain(shard, old, folder, staging, report, bar) for shard in shards]
-                self._finish(split, shards, tables, staging)
-                put_in_place(staging, folder)
+                tables = [self._obtain(shard, old, place, report, bar) for shard in shards]
+                place.publish(*self._finish(split, shards, tables))
         report.packed[split] = sum(table.num_rows for table in tables)
         report.refused += [refusal for table in tables for refusal in _refusals(table)]
         report.damaged += [entry for table in tables for entry in _damaged(_told(table), split)]
@@ -167,17 +160,23 @@ class _Packer:
             report.transcoded[split] = sum(map(_effect, tables), TranscodeEffect())
 
     def _obtain(
-        self, shard: _Shard, old: dict[str, pa.Table], folder: Path, staging: Path, report: PackReport, bar: tqdm[Any]
+        self, shard: _Shard, old: dict[str, pa.Table], place: Place, report: PackReport, bar: tqdm[Any]
     ) -> pa.Table:
-        """Have one shard and its rows in the staging folder: left there by a killed call, taken over, or packed."""
+        """Have one shard in the new packing, and its rows: left there by a killed call, taken over, or packed."""
+        staging = place.staging()
         part = staging / f"{shard.name}.parquet"
-        table = _read_rows(part)
-        if table is not None and _metadata(table).get("fingerprint") == shard.fingerprint:
-            return self._take_over(shard, table, report, bar)
+        table = read_rows(part)
+        if table is not None:
+            metadata = metadata_of(table)
+            if metadata.get("fingerprint") == shard.fingerprint and place.has(shard.name, metadata):
+                return self._take_over(shard, table, report, bar)
         part.unlink(missing_ok=True)  # first, so that rows never lie beside a shard that they do not describe
         if shard.name not in old:
-            return self._pack_shard(staging, shard, bar)
-        link_or_copy(folder / shard.name, staging / shard.name)
+            table = self._pack_shard(staging, shard, bar)
+            place.add(shard.name)
+            write_table(part, table)
+            return table
+        place.take(shard.name)
         return self._take_over(shard, old[shard.name], report, bar)
 
     def _take_over(self, shard: _Shard, table: pa.Table, report: PackReport, bar: tqdm[Any]) -> pa.Table:
@@ -189,20 +188,16 @@ class _Packer:
         bar.update(len(shard.sources))
         return table
 
-    def _finish(self, split: str, shards: list[_Shard], tables: list[pa.Table], staging: Path) -> None:
-        """Write the index of a staging folder, remove what is not part of it, and mark it as complete."""
+    def _finish(self, split: str, shards: list[_Shard], tables: list[pa.Table]) -> tuple[DatasetInfo, pa.Table]:
+        """The index of a split, and what it means."""
         merged = pa.concat_tables(table.replace_schema_metadata(None) for table in tables).sort_by("key")
         metadata = {
-            shard.name: json.dumps(_metadata(table), sort_keys=True)
+            shard.name: json.dumps(metadata_of(table), sort_keys=True)
             for shard, table in zip(shards, tables, strict=True)
         }
-        write_table(staging / INDEX_NAME, merged.replace_schema_metadata(metadata))
-        for path in staging.iterdir():
-            if path.name not in {INDEX_NAME, *metadata}:
-                path.unlink()
-        write_info(staging, self._info(split, merged, shards))
+        return self._info(split, merged, shards), merged.replace_schema_metadata(metadata)
 
-    def _assign(self, sources: list[Source]) -> list[_Shard]:
+    def _assign(self, sources: list[Source], place: Place) -> list[_Shard]:
         """Fill shards in order of key; what is in a shard depends on the sources alone."""
         groups: list[list[Source]] = []
         room = 0
@@ -215,7 +210,8 @@ class _Packer:
                 room = self.shard_bytes
             groups[-1].append(source)
             room -= size
-        return [_Shard(f"{n:06d}.tar", group, timed, self._fingerprint(group)) for n, group in enumerate(groups)]
+        marks = [self._fingerprint(group) for group in groups]
+        return [_Shard(place.shard_name(n, mark), groups[n], timed, mark) for n, mark in enumerate(marks)]
 
     def _fingerprint(self, sources: list[Source]) -> str:
         """Hash of all that a shard's content depends on: the sources as the file system knows them, and the layout."""
@@ -228,7 +224,7 @@ class _Packer:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _pack_shard(self, folder: Path, shard: _Shard, bar: tqdm[Any]) -> pa.Table:
-        """Write one shard and the rows that describe it; both are complete or not there."""
+        """Write one shard, complete or not at all; the rows that describe it."""
         temporary = folder / f".{shard.name}.tmp"
         rows: list[dict[str, Any]] = []
         refused: list[Refusal] = []
@@ -257,7 +253,6 @@ class _Packer:
             metadata["transcoded"] = json.dumps(asdict(effect))
         table = make_table(rows, metadata)
         temporary.replace(folder / shard.name)
-        write_table(folder / f"{shard.name}.parquet", table)
         return table
 
     def _checked(self, shard: _Shard) -> Iterator[tuple[Source, Sample | SampleError]]:
@@ -303,56 +298,19 @@ class _Packer:
         )
 
 
-def _finished_shards(folder: Path, shards: list[_Shard]) -> dict[str, pa.Table]:
-    """Rows of the shards in a finished folder that were made from the same sources and are whole."""
-    table = _read_rows(folder / INDEX_NAME)
-    if table is None:
-        return {}
-    known = {name: json.loads(metadata) for name, metadata in _metadata(table).items() if name.endswith(".tar")}
-    finished = {}
-    for shard in shards:
-        metadata = known.get(shard.name, {})
-        if metadata.get("fingerprint") == shard.fingerprint and _size(folder / shard.name) == metadata["bytes"]:
-            rows = table.filter(pc.field("shard") == shard.name)
-            finished[shard.name] = rows.replace_schema_metadata(metadata)
-    return finished
-
-
-def _is_intact(folder: Path, names: list[str]) -> bool:
-    """Whether a finished folder has an index that opens, and these shards alone."""
-    try:
-        return open_index(folder).info.shards == sorted(path.name for path in folder.glob("*.tar")) == names
-    except ShardError:
-        return False
-
-
-def _read_rows(path: Path) -> pa.Table | None:
-    """Rows that an earlier call wrote; None where there are none, or they cannot be read."""
-    try:
-        table = pq.read_table(path, partitioning=None)
-        return table.cast(SCHEMA.with_metadata(table.schema.metadata))
-    except (OSError, ValueError, pa.ArrowException):
-        return None
-
-
 def _size(path: Path) -> str:
     """Bytes of a file in digits, as metadata holds them; empty where there is no file."""
     return str(path.stat().st_size) if path.is_file() else ""
 
 
-def _metadata(table: pa.Table) -> dict[str, str]:
-    """What a table of rows carries beside them: fingerprint and refusals, by shard where it holds several."""
-    return {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-
-
 def _refusals(table: pa.Table) -> list[Refusal]:
     """The videos that were refused when a shard was packed."""
-    return [Refusal(**entry) for entry in json.loads(_metadata(table)["refused"])]
+    return [Refusal(**entry) for entry in json.loads(metadata_of(table)["refused"])]
 
 
 def _effect(table: pa.Table) -> TranscodeEffect:
     """What re-encoding changed when a shard was packed."""
-    return TranscodeEffect(**json.loads(_metadata(table)["transcoded"]))
+    return TranscodeEffect(**json.loads(metadata_of(table)["transcoded"]))
 
 
 def _told(table: pa.Table) -> list[dict[str, Any]]:
@@ -389,9 +347,13 @@ def _verify(path: Path, rows: list[dict[str, Any]]) -> None:
             row["offset"] = member.offset_data
 
 
-def _write_report(path: Path, report: PackReport) -> None:
+def _write_report(location: str, report: PackReport, storage: Storage) -> None:
     """Write pack-report.json."""
     content = asdict(report)
     for split, effect in report.transcoded.items():
         content["transcoded"][split] |= {"speed_before": effect.speed_before, "speed_after": effect.speed_after}
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    if urls.is_remote(location):
+        storage.objects.write(location, text.encode())
+    else:
+        write_text(urls.local_path(location), text)

@@ -45,6 +45,11 @@ def staging_folder(folder: Path) -> Path:
     return staging
 
 
+def remove_staging(folder: Path) -> None:
+    """Delete the staging folder of a folder that was completed elsewhere."""
+    shutil.rmtree(_hidden(folder, "packing"), ignore_errors=True)
+
+
 def put_in_place(staging: Path, folder: Path) -> None:
     """Give a complete staging folder its name, in the place of the old folder if there is one."""
     old = _hidden(folder, "old")

@@ -20,6 +20,7 @@ from wildstream.errors import SampleError, ShardError
 from wildstream.facts import FrameTable
 from wildstream.probe import probe_for
 from wildstream.shards.index import Index, open_index
+from wildstream.storage.access import Storage
 from wildstream.video import name_runs
 
 
@@ -35,13 +36,16 @@ class Fault:
     """What is wrong, and the remedy."""
 
 
-def verify(path: str | Path, *, workers: int | None = None, progress: bool = True) -> list[Fault]:
+def verify(
+    path: str | Path, *, workers: int | None = None, progress: bool = True, storage: Storage | None = None
+) -> list[Fault]:
     """Check every video of one packed split against its index.
 
     Args:
-        path: Folder of one packed split, such as "shards/train".
+        path: Path or URL of one packed split, such as "shards/train".
         workers: Threads; the number of available cores by default.
         progress: Show a progress bar on stderr.
+        storage: Reads the shards; one without options by default.
 
     Returns:
         The faults that were found, in order of key; none where all is well.
@@ -49,7 +53,7 @@ def verify(path: str | Path, *, workers: int | None = None, progress: bool = Tru
     Raises:
         ShardError: There is no index, or it is damaged.
     """
-    index = open_index(path)
+    index = open_index(path, storage)
     threads = workers or len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(threads, "verify") as executor:
         found = executor.map(lambda video: _check(index, video), range(len(index)))
@@ -64,12 +68,13 @@ def _check(index: Index, video: int) -> Fault | None:
         reason = next(_differences(index, video), None)
     except (OSError, SampleError, ShardError) as error:
         reason = str(error)
-    return None if reason is None else Fault(key=index.keys[video], shard=shard.name, reason=reason)
+    return None if reason is None else Fault(key=index.keys[video], shard=shard.rpartition("/")[2], reason=reason)
 
 
 def _differences(index: Index, video: int) -> Iterator[str]:
     """What differs between a video and its row of the index, the gravest first."""
-    data = _read(*index.place(video))
+    shard, offset, size = index.place(video)
+    data = bytearray(index.storage.read(shard, offset, offset + size))
     expected = index.checksum(video)
     if hashlib.sha256(data).hexdigest() != expected:
         found = _damage(data, index.frame_table(video))
@@ -100,13 +105,3 @@ def _damage(data: bytearray, table: FrameTable) -> str:
     if gone:
         return f"; {name_runs(gone)} do not decode any more"
     return "" if facts.num_frames == len(table.pts) else f"; {facts.num_frames} of {len(table.pts)} frames decode"
-
-
-def _read(shard: Path, offset: int, size: int) -> bytearray:
-    """The bytes of one member of a shard."""
-    data = bytearray(size)
-    with shard.open("rb") as file:
-        file.seek(offset)
-        if file.readinto(data) != size:
-            raise ShardError(f"the shard ends before byte {offset + size:,}; restore it, or pack the videos again")
-    return data

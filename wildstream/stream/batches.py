@@ -21,6 +21,8 @@ class Batches:
     """Clips per batch; the last may be smaller, and so may a worker's, whose clips are a part of the planned stream."""
     transform: Callable[[Tensor], Tensor] | None = None
     """Applied to the frames of each clip, (T, [P,] C, H, W) uint8; its results must be of one shape."""
+    features: bool = False
+    """Whether what clips have instead of frames are the features of their window, (1, tokens, dim)."""
 
     def __post_init__(self) -> None:
         """Refuse an empty batch (ConfigError)."""
@@ -52,8 +54,10 @@ class Batches:
 
     def _make(self, clips: list[Clip]) -> Batch:
         """One batch of the given clips."""
+        frames = self._frames(clips)
         return Batch(
-            frames=self._frames(clips),
+            frames=None if self.features else frames,
+            features=frames[:, 0] if self.features and frames is not None else None,
             labels=torch.stack([clip.label for clip in clips]),
             keys=[clip.key for clip in clips],
             starts=torch.tensor([clip.start for clip in clips], dtype=torch.int64),
@@ -78,7 +82,11 @@ def _gather(segments: list[Tensor], clips: list[Clip]) -> Tensor:
     if len(shapes) > 1:
         found = ", ".join(f"{key} {'×'.join(map(str, shape))}" for shape, key in shapes.items())
         raise ShardError(f"frames of several sizes cannot be one batch: {found}. Set size=, such as size=224.")
-    frames = frame_memory.take((len(clips), len(clips[0].places), *segments[0].shape[1:]), segments[0].device)
+    shape, first = (len(clips), len(clips[0].places), *segments[0].shape[1:]), segments[0]
+    if first.dtype == torch.uint8:
+        frames = frame_memory.take(shape, first.device)
+    else:
+        frames = torch.empty(shape, dtype=first.dtype, device=first.device)
     for row, segment, clip in zip(frames, segments, clips, strict=True):
         torch.index_select(segment, 0, clip.places.to(segment.device), out=row)
     return frames

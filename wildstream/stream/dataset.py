@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
+from wildstream.errors import ConfigError
 from wildstream.shards.index import Index, open_index
+from wildstream.storage.access import CACHE_BYTES, Storage
+from wildstream.storage.urls import redact
 from wildstream.stream.loader import Loader
 from wildstream.stream.windows import SlidingStyle, get_style
 
@@ -58,12 +61,23 @@ class WindowDataset:
         return Loader(index=self.index, style=self.style, batch_size=batch_size, **options)
 
 
+def check_contents(index: Index, style: SlidingStyle, *, precomputed: bool, feature_model: str | None) -> None:
+    """Refuse an index of features where videos are wanted, or the reverse, or of others than wanted (ConfigError)."""
+    features = index.info.features
+    if precomputed != (features is not None):
+        held, given = ("videos", "True") if precomputed else ("features", "False")
+        raise ConfigError(f"{redact(index.folder)} holds {held}, precomputed={given} was asked for.")
+    if features is not None:
+        features.check(style=style.as_dict(), backbone=feature_model)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetBuilder:
     """Build a dataset from packed shards."""
 
     path: str | Path
-    """Folder of one packed split, such as "shards/train"."""
+    """Path or URL of one packed split, such as "shards/train" or "s3://bucket/shards/train"; or a pattern of some of
+    its shards, such as "shards/train/{000000..000003}.tar"."""
     style: str | SlidingStyle
     """How windows slide: a name from configs/sliding, or a SlidingStyle."""
     transform: Callable[[Tensor], Tensor] | None = None
@@ -72,16 +86,29 @@ class DatasetBuilder:
     """Give labels and addresses only; no video is ever opened."""
     min_ctime: float | None = None
     """Leave out videos whose source file changed before this (seconds since 1970)."""
+    precomputed: bool = False
+    """Whether the path holds features instead of videos; see `wildstream.features`."""
+    feature_model: str | None = None
+    """The backbone that the features must be of; any by default."""
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Options of object stores; see `wildstream.storage.access.Storage.options`."""
+    cache_dir: str | Path | None = None
+    """Folder that keeps what was read from object storage, so that the next epoch need not; None keeps nothing."""
+    cache_bytes: int = CACHE_BYTES
+    """What that folder may hold, of all that use it; what was not used for longest goes first."""
 
     def build(self) -> WindowDataset:
         """Open the index.
 
         Raises:
             ConfigError: The style is not known or invalid.
-            ShardError: The path holds no packed split, or a damaged one.
+            ShardError: The path holds no packed split, or a damaged one, or it cannot be read.
         """
         style = get_style(self.style)
-        index = open_index(self.path)
+        cache = None if self.cache_dir is None else Path(self.cache_dir)
+        storage = Storage(options=self.storage_options, cache_dir=cache, cache_bytes=self.cache_bytes)
+        index = open_index(self.path, storage)
+        check_contents(index, style, precomputed=self.precomputed, feature_model=self.feature_model)
         if self.min_ctime is not None:
             index = index.newer_than(self.min_ctime)
         return WindowDataset(index=index, style=style, transform=self.transform, only_labels=self.only_labels)

@@ -99,7 +99,22 @@ class Decode:
         return segment
 
     def decode_segment(self, segment: EncodedSegment, device: torch.device = CPU) -> DecodedSegment:
-        """Decode the frames that one segment's windows need; `device` is where they will be, a GPU with its number."""
+        """Decode the frames that one segment's windows need; `device` is where they will be, a GPU with its number.
+
+        Where only part of the file was read, and that was not enough, all of it is.
+        """
+        if segment.read_whole is None:
+            return self._decode_whole(segment, device)
+        try:
+            decoded = self._decode_whole(segment, device)
+        except VideoError:
+            return self._decode_whole(replace(segment, data=segment.read_whole()), device)
+        if not decoded.problems:
+            return decoded
+        return self._decode_whole(replace(segment, data=segment.read_whole()), device)
+
+    def _decode_whole(self, segment: EncodedSegment, device: torch.device) -> DecodedSegment:
+        """Decode a segment where it can be decoded."""
         codec, pixel_format = segment.coding
         if device.type == "cpu":
             return self._decode_on(device, segment, f"cpu {codec}")[0]

@@ -39,6 +39,10 @@ class Footprint:
     """Frames that become pixels: a frame that two segments need counts twice."""
 
 
+NOTHING = Footprint(pool_bytes=0, pool_segments=0, segment_bytes=0, num_segments=0, needed_frames=0, converted_frames=0)
+"""Of a stream that opens no segments: mapped features."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodingCost:
     """Frames that a stream decodes, and why."""

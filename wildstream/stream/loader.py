@@ -20,8 +20,9 @@ from torch import Tensor
 
 from wildstream.errors import ConfigError, LedgerError
 from wildstream.samples import Batch
+from wildstream.storage import urls
 from wildstream.stream.decode import AHEAD
-from wildstream.stream.footprint import DecodingCost, Footprint, add_up, decoding_cost, measure
+from wildstream.stream.footprint import NOTHING, DecodingCost, Footprint, add_up, decoding_cost, measure
 from wildstream.stream.ledger import Ledger
 from wildstream.stream.pipeline import Recipe, per_frame
 from wildstream.stream.plan import (
@@ -89,7 +90,7 @@ class Loader:
     num_workers: int | None = None
     """Threads, or processes, that decode; the number of available cores by default."""
     workers: Literal["threads", "processes"] = "threads"
-    """Threads are faster; processes help where a transform in Python is slow. Processes need lanes that they divide."""
+    """Threads are faster; processes help where a transform in Python is slow."""
     rank: int | None = None
     """This process's number; from torch.distributed or the environment by default."""
     world_size: int | None = None
@@ -101,11 +102,11 @@ class Loader:
     device: str = "cpu"
     """Where to decode, and where `batch.frames` will be. On "cuda", what NVDEC does not take is decoded on the CPU."""
     lanes: int = LANES
-    """Pieces that a shuffled epoch is cut into; a constant of the run that the number of ranks divides."""
+    """Pieces that a shuffled epoch is cut into, at most; a constant of the run that the number of ranks divides."""
     pool_segments: int = POOL_SEGMENTS
     """Segments per lane that are open at a time: the reach of the shuffle, and its memory."""
     segment_frames: int = SEGMENT_FRAMES
-    """Kept frames that a segment spans, at most."""
+    """Kept frames that a segment spans, at most; up to twice as many where it can then start at a key frame."""
     epoch: int = field(default=0, init=False)
     """The epoch that the next iteration gives; see `set_epoch`."""
     ledger: Ledger = field(default_factory=lambda: Ledger(0), init=False)
@@ -152,6 +153,7 @@ class Loader:
             lanes=self.lanes,
             pool_segments=self.pool_segments,
             segment_frames=self.segment_frames,
+            everywhere=self.index.info.features is not None and not urls.is_remote(self.index.folder),
         )
 
     def set_epoch(self, epoch: int) -> None:
@@ -169,7 +171,14 @@ class Loader:
         if isinstance(self.sampler, Sampler):
             random = np.random.default_rng([self.seed, self.epoch, 1])
             drawn = self.sampler.draw(self._num_windows, self._labels, random)
-        return make_plan(self.index.num_frames, self.style, self.order, epoch=self.epoch, drawn=drawn)
+        return make_plan(
+            self.index.num_frames,
+            self.style,
+            self.order,
+            epoch=self.epoch,
+            drawn=drawn,
+            key_frames=self.index.key_frames,
+        )
 
     def __len__(self) -> int:
         """Batches of a whole epoch: the same number for every rank."""
@@ -255,6 +264,8 @@ class Loader:
 
     def footprint(self) -> Footprint:
         """What following the current epoch's plan takes on this rank, computed from plan and index."""
+        if self.order.everywhere:
+            return NOTHING
         plan, share = self.plan(), self.share()
         processes = self._num_workers if self.workers == "processes" else 1
         parts = [
@@ -284,7 +295,8 @@ class Loader:
         how = "in order" if not order.shuffle else f"shuffled with seed {self.seed}"
         drawn = f", drawn by {self.sampler}" if self.sampler else ""
         return (
-            f"Loader of {self.index.folder}: {self._num_windows:,} windows, {len(self.index):,} videos, {how}{drawn}\n"
+            f"Loader of {urls.redact(self.index.folder)}: {self._num_windows:,} windows, {len(self.index):,} videos, "
+            f"{how}{drawn}\n"
             f"  {len(self):,} batches of {self.batch_size} on each of {self._ranks} ranks (this is rank {self.rank})\n"
             f"  {footprint.num_segments:,} segments, at most {footprint.pool_segments} open, "
             f"{footprint.pool_bytes / 1e6:,.0f} MB of frames at most; {self._num_workers} {self.workers}\n"
@@ -305,6 +317,7 @@ class Loader:
             resize=self.resize,
             transform=self.transform,
             only_labels=self.only_labels,
+            labels=self._labels,
             threads=self._num_workers if self.workers == "threads" else 1,
             device=self.device,
             decoded_by=self.decoded_by,
@@ -319,17 +332,12 @@ class Loader:
         )
 
     def _check_lanes(self) -> None:
-        """Refuse lanes that the ranks, or the processes of all ranks, do not divide."""
-        if not self.order.shuffle:
-            return
-        workers = self._num_workers if self.workers == "processes" else 1
-        streams = self._ranks * workers
-        if self.lanes % streams:
+        """Refuse lanes that the ranks do not divide."""
+        if self.order.shuffle and self.lanes % self._ranks:
             fits = [count for count in range(1, self.lanes + 1) if self.lanes % count == 0]
-            who = f"world_size={self._ranks}" + (f" × num_workers={workers} processes" if workers > 1 else "")
-            near = streams * max(1, round(LANES / streams))
+            near = self._ranks * max(1, round(LANES / self._ranks))
             raise ConfigError(
-                f"lanes={self.lanes} must be a multiple of {who} = {streams}, so that each has whole lanes. "
+                f"lanes={self.lanes} must be a multiple of world_size={self._ranks}, so that each has whole lanes. "
                 f"Make that one of {', '.join(map(str, fits))}, or set lanes={near}."
             )
 
@@ -344,6 +352,9 @@ class Loader:
 
     def _frame_bytes(self) -> npt.NDArray[np.int64]:
         """Bytes of one frame of each video as it is kept."""
+        if (features := self.index.info.features) is not None:  # a segment has at most step_size frames for a window
+            each = 0 if self.order.everywhere else -(-features.window_bytes // self.style.step_size)
+            return np.full(len(self.index), each, np.int64)
         if self.only_labels:
             return np.zeros(len(self.index), np.int64)
         sizes: dict[tuple[int, int], int] = {}

@@ -11,8 +11,10 @@ import webdataset
 from torch import Tensor
 
 from wildstream.samples import Batch
+from wildstream.storage.urls import is_remote
 from wildstream.stream.batches import Batches
 from wildstream.stream.decode import Decode
+from wildstream.stream.gather import GatherFeatures, ReadFeatures
 from wildstream.stream.patches import Tile
 from wildstream.stream.plan import Plan, Share
 from wildstream.stream.segments import LabelPlanned, ReadPlanned
@@ -20,6 +22,9 @@ from wildstream.stream.shuffle import DrawPlanned
 from wildstream.stream.transforms import Resize, ResizeBy, Size, parse_size
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from wildstream.shards.index import Index
     from wildstream.stream.windows import SlidingStyle
 
@@ -72,6 +77,8 @@ class Recipe:
     """Applied to the frames of each clip."""
     only_labels: bool
     """Whether nothing is decoded."""
+    labels: Callable[[], npt.NDArray[np.bool_]]
+    """Gives the (num_windows, K) labels of all windows."""
     threads: int
     """Segments that are decoded at the same time."""
     device: str
@@ -81,11 +88,22 @@ class Recipe:
 
     def batches(self, plan: Plan, share: Share) -> Iterator[Batch]:
         """The batches of a share of a plan."""
+        features = self.index.info.features is not None
+        if features and not is_remote(self.index.folder):
+            gather = GatherFeatures(
+                index=self.index,
+                style=self.style,
+                batch_size=self.batch_size,
+                labels=self.labels(),
+                only_labels=self.only_labels,
+            )
+            return gather(plan, share)
+        reading = [ReadFeatures(self.index, self.style)] if features else self._decoding()
         stages = [
             lambda: plan.segments(share),
-            *([LabelPlanned(self.index, self.style)] if self.only_labels else self._decoding()),
+            *([LabelPlanned(self.index, self.style)] if self.only_labels else reading),
             DrawPlanned(plan.positions(share)),
-            Batches(size=self.batch_size, transform=self.transform),
+            Batches(size=self.batch_size, transform=self.transform, features=features and not self.only_labels),
         ]
         return iter(webdataset.DataPipeline(*stages))
 

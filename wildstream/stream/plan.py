@@ -1,13 +1,16 @@
 """Index + style + seed + epoch → the exact order of an epoch's windows, before any video is opened.
 
     draw         which windows the epoch has: each once, or what a sampler drew
-    segments     runs of them of one video, of even length, permuted
+    segments     runs of them of one video, of about even length, that start at key frames where that pays, permuted
     line         the permuted segments laid end to end
     lanes        the line cut into pieces of equal length
     jitter       in its lane, every window moves behind its segment's start by up to `pool_segments` segments at random
     positions    window i of lane l is number l + i * lanes of the epoch; number p goes to rank p mod ranks
 
 The order is that of a shuffle buffer that holds about `pool_segments` open segments per lane, without simulating one.
+Few segments make fewer lanes, with a longer jitter in each: a lane's border cuts a segment in two, which then is
+decoded twice.
+
 Everything is numpy on window numbers: no I/O, no tensors, no Python loop over windows.
 
 Unshuffled, positions are windows in order of (video, window), and each rank has a run of them, so that no segment is
@@ -65,11 +68,14 @@ class Order:
     seed: int = 0
     """With the epoch, decides the order."""
     lanes: int = LANES
-    """Pieces of equal length that the epoch is cut into; the number of ranks must divide it."""
+    """Pieces of equal length that the epoch is cut into, at most; the number of ranks must divide it."""
     pool_segments: int = POOL_SEGMENTS
     """Segments per lane that are open at a time, about: the reach of the shuffle within a lane, and its memory."""
+    everywhere: bool = False
+    """Shuffle over all windows at once, each a segment of its own: for what need not be decoded."""
     segment_frames: int = SEGMENT_FRAMES
-    """Kept frames that a segment spans, at most, unless one window spans more."""
+    """Kept frames that a segment spans, at most, unless one window spans more. In order to start at key frames, its
+    windows may start within twice as many."""
 
     def __post_init__(self) -> None:
         """Refuse values that are out of range (ConfigError)."""
@@ -82,6 +88,10 @@ class Order:
     def segment_windows(self, style: SlidingStyle) -> int:
         """Windows of a full segment."""
         return max(1, (self.segment_frames - style.window_size) // style.step_size + 1)
+
+    def most_windows(self, style: SlidingStyle) -> int:
+        """Windows of a segment that starts at a key frame, at most."""
+        return 2 * max(self.segment_windows(style), self.segment_frames // style.step_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +154,12 @@ class Plan:
             windows = numbers - self.first_window[video]
             yield Segment(video=video, windows=windows, positions=positions, real=real[positions])
 
+    def windows(self, share: Share) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """Running numbers of the windows of one rank's stream, in order, and which only fill up its last batch not."""
+        places, real = self._stream(share)
+        mine = self._of_worker(places, share)
+        return self.order[places[mine]], real[mine]
+
     def positions(self, share: Share) -> Ints:
         """Places in a rank's stream that are one worker's, increasing."""
         return self._of_worker(self._stream(share)[0], share)
@@ -172,9 +188,8 @@ class Plan:
         return np.arange(first, stop)
 
     def _of_worker(self, places: Ints, share: Share) -> Ints:
-        """Places in a rank's stream that are one worker's: in turn as for ranks, or every so many-th segment."""
-        turn = self.segment[places] if not self.shuffled else (places // share.world_size)
-        return np.flatnonzero(turn % share.num_workers == share.worker)
+        """Places in a rank's stream that are one worker's: those of every so many-th segment."""
+        return np.flatnonzero(self.segment[places] % share.num_workers == share.worker)
 
 
 def num_batches(num_windows: int, share: Share) -> int:
@@ -186,7 +201,13 @@ def num_batches(num_windows: int, share: Share) -> int:
 
 
 def make_plan(
-    num_frames: Ints, style: SlidingStyle, order: Order, *, epoch: int = 0, drawn: Ints | None = None
+    num_frames: Ints,
+    style: SlidingStyle,
+    order: Order,
+    *,
+    epoch: int = 0,
+    drawn: Ints | None = None,
+    key_frames: npt.NDArray[np.integer] | None = None,
 ) -> Plan:
     """Plan one epoch.
 
@@ -197,28 +218,34 @@ def make_plan(
         epoch: Which epoch; with the seed, decides the order.
         drawn: (num_planned,) running numbers of the epoch's windows, not decreasing, as a sampler drew them; every
             window once by default.
+        key_frames: (num_key_frames, 2) numbers of video and frame where decoding may start, in that order; none of
+            them are known by default. They decide what is decoded together, never which windows there are.
     """
     counts = style.num_windows(num_frames)
     first_window = np.concatenate([[0], np.cumsum(counts)])
     numbers = np.arange(int(first_window[-1])) if drawn is None else drawn
-    segment = _number_segments(counts, first_window, order.segment_windows(style), numbers, whole=drawn is None)
+    segment = _number_segments(segment_starts(counts, style, order, key_frames), numbers, whole=drawn is None)
     if not order.shuffle:
         return Plan(first_window, numbers, segment, shuffled=False)
     random = np.random.default_rng([order.seed, epoch])
+    if order.everywhere:
+        permuted = random.permutation(len(numbers))
+        return Plan(first_window, numbers[permuted], np.arange(len(numbers), dtype=np.int32), shuffled=True)
     num_segments = int(segment[-1]) + 1 if len(segment) else 1
     line, starts = _lay_out(segment, random)
-    ends = _lane_ends(len(line), order.lanes)
+    lanes = _useful_lanes(order.lanes, num_segments)
+    ends = _lane_ends(len(line), lanes)
     begins = np.concatenate([[0], ends[:-1]])
     changes = _changes(segment[line])
     changes[begins[begins < ends]] = True  # a segment on the border of two lanes is decoded in both
     piece = np.cumsum(changes, dtype=np.int32)
-    keys = _jitter(starts, order.pool_segments * len(line) / num_segments, random)
+    keys = _jitter(starts, order.pool_segments * order.lanes / lanes * len(line) / num_segments, random)
     del starts, segment, changes
     windows, pieces = np.empty(len(line), np.int64), np.empty(len(line), np.int32)
     for lane, (begin, end) in enumerate(zip(begins, ends, strict=True)):
         in_order = np.sort(keys[begin:end]) & PLACE_MASK
-        windows[lane :: order.lanes] = numbers[line[in_order]]
-        pieces[lane :: order.lanes] = piece[in_order]
+        windows[lane::lanes] = numbers[line[in_order]]
+        pieces[lane::lanes] = piece[in_order]
     return Plan(first_window, windows, pieces, shuffled=True)
 
 
@@ -248,16 +275,85 @@ def _changes(values: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
     return changes
 
 
-def _number_segments(
-    counts: Ints, first_window: Ints, longest: int, numbers: Ints, *, whole: bool
-) -> npt.NDArray[np.int32]:
-    """Number of the segment of each window: every video is cut into runs of even length, at most `longest`."""
-    cuts = -(-counts // longest)
-    video = (
-        np.repeat(np.arange(len(counts)), counts) if whole else np.searchsorted(first_window, numbers, side="right") - 1
-    )
-    run = (numbers - first_window[video]) * cuts[video] // counts[video]
-    return np.cumsum(_changes(video) | _changes(run), dtype=np.int32) - 1
+def segment_starts(counts: Ints, style: SlidingStyle, order: Order, key_frames: npt.NDArray[np.integer] | None) -> Ints:
+    """Where segments begin.
+
+    Args:
+        counts: (num_videos,) windows of each video.
+        style: How windows slide.
+        order: How long a segment is.
+        key_frames: As `make_plan` takes them.
+
+    Returns:
+        (num_segments,) running number of the first window of each segment, increasing; the number of windows may be the
+        last one.
+    """
+    first_window = np.concatenate([[0], np.cumsum(counts)])
+    pieces = -(-counts // order.segment_windows(style))
+    video = np.repeat(np.arange(len(counts)), pieces)
+    piece = np.arange(len(video)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    cuts: Ints = first_window[video] - (-piece * counts[video] // pieces[video])
+    if key_frames is None:
+        return cuts
+    entries = _first_windows_behind(key_frames, style, counts, first_window)
+    return _at_key_frames(cuts, entries, first_window, order.most_windows(style))
+
+
+def _first_windows_behind(
+    key_frames: npt.NDArray[np.integer], style: SlidingStyle, counts: Ints, first_window: Ints
+) -> Ints:
+    """For each key frame the running number of the first window wholly behind it; if none, the next video's first."""
+    video = key_frames[:, 0]
+    window = -(-(key_frames[:, 1].astype(np.int64) + style.pad_front) // _stride(style))
+    # What lies in the padding in front shows frame 0.
+    window[key_frames[:, 1] == 0] = 0
+    entries: Ints = first_window[video] + np.minimum(window, counts[video])
+    return entries
+
+
+def _stride(style: SlidingStyle) -> int:
+    """Source frames from one window to the next."""
+    return style.step_size * style.temporal_sample_interval
+
+
+def _at_key_frames(cuts: Ints, entries: Ints, first_window: Ints, most: int) -> Ints:
+    """Move cuts to the nearest window that begins behind a key frame; some fall together.
+
+        even cuts    |        |        |        |        |        |
+        key frames   |                    |                    |
+        moved        |                    |                    |
+
+    Cuts are `most` / 2 apart or less. Between key frames that are `most` windows apart or less, all of them move; else
+    those that have `most` / 4 to go. So no segment has more than `most`.
+    """
+    borders = np.unique(np.concatenate([entries, first_window]))
+    above = borders[np.searchsorted(borders, cuts, side="left")]
+    below = borders[np.searchsorted(borders, cuts, side="right") - 1]
+    nearest = np.where(cuts - below <= above - cuts, below, above)
+    moves = (above - below <= most) | (np.abs(cuts - nearest) <= most // 4)
+    return np.unique(np.where(moves, nearest, cuts))
+
+
+def _number_segments(cuts: Ints, numbers: Ints, *, whole: bool) -> npt.NDArray[np.int32]:
+    """Number of the segment of each window; those that no window was drawn of have none."""
+    if whole:
+        begins = np.zeros(len(numbers), np.bool_)
+        begins[cuts[cuts < len(numbers)]] = True
+    else:
+        begins = _changes(np.searchsorted(cuts, numbers, side="right"))
+    return np.cumsum(begins, dtype=np.int32) - 1
+
+
+SEGMENTS_PER_LANE = 4
+"""Segments that a lane has at least, where there are several: one of them, on its border, is decoded twice."""
+
+
+def _useful_lanes(lanes: int, num_segments: int) -> int:
+    """All, or as many as leave enough segments to each: a power of two, which most numbers of ranks divide too."""
+    most = max(1, num_segments // SEGMENTS_PER_LANE)
+    if lanes <= most:
+        return lanes
+    return max(1 << power for power in range(lanes.bit_length()) if lanes % (1 << power) == 0 and 1 << power <= most)
 
 
 def _lay_out(segment: npt.NDArray[np.int32], random: np.random.Generator) -> tuple[Ints, Ints]:

@@ -6,21 +6,26 @@
 
 from __future__ import annotations
 
-import io
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import BaseModel, NonNegativeInt, PositiveInt, ValidationError
 
 from wildstream.errors import LabelError, VideoError
+from wildstream.facts import FrameTable
+from wildstream.marks import byte_runs
 from wildstream.samples import DecodedSegment, EncodedSegment, SegmentWindows
 from wildstream.shards.index import Index
 from wildstream.shards.labels import LabelTrack
-from wildstream.stream.plan import SEGMENT_FRAMES, Order, Segment
-from wildstream.stream.storage import read_member
+from wildstream.shards.members import read_rows
+from wildstream.storage.urls import is_remote
+from wildstream.stream.plan import SEGMENT_FRAMES, Order, Segment, segment_starts
+from wildstream.stream.storage import Want, read_member, read_members
 from wildstream.stream.windows import SlidingStyle
 from wildstream.video import VIDEO_EXTENSIONS, coding_of, scan
 
@@ -39,14 +44,45 @@ class ReadPlanned:
 
     def __call__(self, segments: Iterable[Segment]) -> Iterator[EncodedSegment]:
         """Read a stream of planned segments; ShardError where a shard is missing or too short."""
-        for segment in segments:
+        planned: deque[_Planned] = deque()
+        for data in read_members(self.index.storage, self._wants(segments, planned)):
+            segment, windows, table, want = planned.popleft()
+            whole = sum(stop - first for first, stop in want.runs) == want.size
             yield EncodedSegment(
-                windows=_planned_windows(self.index, self.style, segment),
-                data=read_member(*self.index.place(segment.video)),
-                table=self.index.frame_table(segment.video),
+                windows=windows,
+                data=data,
+                table=table,
                 frame_size=self.index.frame_size(segment.video),
                 coding=self.index.coding(segment.video),
+                read_whole=None if whole else partial(read_member, self.index.storage, want),
             )
+
+    def _wants(self, segments: Iterable[Segment], planned: deque[_Planned]) -> Iterator[Want]:
+        """What segments need of their videos; what is asked for is noted in `planned`."""
+        for segment in segments:
+            windows = planned_windows(self.index, self.style, segment)
+            table = self.index.frame_table(segment.video)
+            shard, offset, size = self.index.place(segment.video)
+            runs = [(0, size)] if not is_remote(shard) else _needed_runs(table, windows, size)
+            planned.append(_Planned(segment, windows, table, Want(shard, offset, size, runs)))
+            yield planned[-1].want
+
+
+class _Planned(NamedTuple):
+    """A segment whose bytes were asked for."""
+
+    segment: Segment
+    windows: SegmentWindows
+    table: FrameTable
+    want: Want
+
+
+def _needed_runs(table: FrameTable, windows: SegmentWindows, size: int) -> list[tuple[int, int]]:
+    """The bytes of a video that windows need: all, where leaving some out saves less than half of them."""
+    first, last = int(windows.frames.min()), int(windows.frames.max())
+    key_frame = table.key_frames[np.searchsorted(table.key_frames, first, side="right") - 1]
+    runs = byte_runs(table, int(key_frame), last, size)
+    return runs if 2 * sum(stop - start for start, stop in runs) <= size else [(0, size)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +97,7 @@ class LabelPlanned:
     def __call__(self, segments: Iterable[Segment]) -> Iterator[DecodedSegment]:
         """Look up a stream of planned segments."""
         for segment in segments:
-            windows = _planned_windows(self.index, self.style, segment)
+            windows = planned_windows(self.index, self.style, segment)
             yield DecodedSegment(windows=windows, frames=None, places=torch.from_numpy(windows.frames))
 
 
@@ -104,9 +140,7 @@ class ParseSamples:
             frame_size = None if packed is None else (packed.height, packed.width)
             coding = coding_of(data) if packed is None else (packed.codec, packed.pixel_format)
             track = self._labels(key, sample, num_frames)
-            longest = Order(shuffle=False, segment_frames=self.segment_frames).segment_windows(self.style)
-            for first in range(0, int(self.style.num_windows(num_frames)), longest):
-                windows = np.arange(first, min(first + longest, int(self.style.num_windows(num_frames))))
+            for windows in self._runs(table):
                 unplanned = np.full(len(windows), -1)
                 yield EncodedSegment(
                     windows=_windows(key, self.style, track, windows, unplanned, np.ones(len(windows), np.bool_)),
@@ -116,16 +150,25 @@ class ParseSamples:
                     coding=coding,
                 )
 
+    def _runs(self, table: FrameTable) -> list[npt.NDArray[np.int64]]:
+        """Numbers of the windows of each segment of a video."""
+        counts = self.style.num_windows([len(table.pts)])
+        key_frames = np.stack([np.zeros_like(table.key_frames), table.key_frames], axis=1)
+        order = Order(shuffle=False, segment_frames=self.segment_frames)
+        starts = segment_starts(counts, self.style, order, key_frames)
+        runs = np.split(np.arange(int(counts[0])), starts)
+        return [windows for windows in runs if len(windows)]
+
     def _labels(self, key: str, sample: Mapping[str, Any], num_frames: int) -> LabelTrack:
         """The label track of one sample."""
         if "labels.npy" in sample:
             try:
-                rows = np.load(io.BytesIO(sample["labels.npy"]), allow_pickle=False)
-            except (ValueError, EOFError) as error:
-                raise LabelError(f"{key}: labels.npy is not a plain array ({error})") from error
+                rows = read_rows(sample["labels.npy"]).rows
+            except LabelError as error:
+                raise LabelError(f"{key}: {error}") from error
             if rows.shape != (num_frames, self.num_classes):
                 raise LabelError(f"{key}: labels.npy is {rows.shape}, but {(num_frames, self.num_classes)} is needed")
-            return LabelTrack.from_rows(rows.astype(np.bool_))
+            return LabelTrack.from_rows(rows)
         if "cls" in sample:
             try:
                 return LabelTrack.from_class(int(sample["cls"]), num_frames=num_frames, num_classes=self.num_classes)
@@ -156,7 +199,7 @@ def _packed_facts(sample: Mapping[str, Any]) -> _PackedFacts | None:
         return None
 
 
-def _planned_windows(index: Index, style: SlidingStyle, segment: Segment) -> SegmentWindows:
+def planned_windows(index: Index, style: SlidingStyle, segment: Segment) -> SegmentWindows:
     """What to cut from the video of a planned segment."""
     track = index.track(segment.video)
     return _windows(index.keys[segment.video], style, track, segment.windows, segment.positions, segment.real)

@@ -1,7 +1,5 @@
 """Configuration: what is composed, and that everything else is refused by name before anything is read."""
 
-from pathlib import Path
-
 import pytest
 
 from wildstream.config import TrainConfig, _options, check_config, compose_config, group_names, option_lines
@@ -16,7 +14,7 @@ OPTIONS = [path for path, _ in _options(TrainConfig)]
 
 def test_a_path_is_all_that_must_be_given():
     config = compose_config([NOWHERE])
-    assert config.data.path == Path("/does/not/exist")
+    assert config.data.path == "/does/not/exist"
     assert config.data.style == "sliding_window"
     assert config.model.backbone == "r3d_18"
     assert config.trainer.epochs == 10
@@ -98,16 +96,38 @@ def test_a_missing_path_is_refused_with_what_to_write():
 
 @pytest.mark.parametrize("path", ["/a b/c", "/a=b", "/a,b", "/a (1)", "/it's", "/[x]", "/ümlaut", "'/quoted'"])
 def test_a_path_is_taken_as_it_is_written(path):
-    assert compose_config([f"data.path={path}"]).data.path == Path(path.strip("'"))
+    assert compose_config([f"data.path={path}"]).data.path == path.strip("'")
 
 
 def test_paths_are_kept_absolute_and_know_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    assert compose_config(["data.path=shards"]).data.path == tmp_path / "shards"
+    assert compose_config(["data.path=shards"]).data.path == str(tmp_path / "shards")
     config = compose_config(["data.path=~/shards", "trainer.out=~/runs/1"])
-    assert config.data.path == tmp_path / "home" / "shards"
+    assert config.data.path == str(tmp_path / "home" / "shards")
     assert config.trainer.out == tmp_path / "home" / "runs" / "1"
+
+
+def test_urls_stay_as_they_are_and_nothing_secret_is_kept():
+    config = compose_config(["data.path=s3://bucket/shards/", "data.storage_options.region=eu-west-1"])
+    assert config.data.path == "s3://bucket/shards"
+    assert config.data.make_storage().options == {"region": "eu-west-1"}
+    for override in ("data.storage_options.secret_access_key=abc", "data.storage_options.sas_token=abc"):
+        with pytest.raises(ConfigError, match=r"would be kept with the run\. Give keys") as raised:
+            compose_config([NOWHERE, override])
+        assert "abc" not in str(raised.value)
+    public = compose_config([NOWHERE, "data.storage_options.skip_signature=true", "data.cache_bytes=100GiB"]).data
+    assert public.storage_options == {"skip_signature": True}
+    assert public.cache_bytes == 100 << 30
+    for override in ("data.storage_options.endpoint='https://me:abc@host'", "data.storage_options.sas_token=[abc]"):
+        with pytest.raises(ConfigError, match="would be kept with the run") as raised:
+            compose_config([NOWHERE, override])
+        assert "abc" not in str(raised.value)
+    with pytest.raises(ConfigError, match=r"https://\*\*\*@host/shards holds a login") as raised:
+        compose_config(["data.path=https://me:abc@host/shards"])
+    assert "abc" not in str(raised.value)
+    with pytest.raises(ConfigError, match="would run a command"):
+        compose_config(["data.path=pipe:cat shards.tar"])
 
 
 def test_a_style_is_a_name_or_its_parameters():

@@ -29,6 +29,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from wildstream.config import TrainerConfig
 from wildstream.errors import ConfigError, LaunchError, SampleError, ShardError, WildStreamError
+from wildstream.launch import check_launch
 from wildstream.samples import Batch
 from wildstream.shards.index import open_index
 from wildstream.shards.pack import pack
@@ -37,7 +38,7 @@ from wildstream.stream.windows import SlidingStyle
 from wildstream.training.checkpoints import current_commit, load_checkpoint, save_checkpoint, used_versions
 from wildstream.training.losses import clip_losses
 from wildstream.training.predict import predict
-from wildstream.training.run import check_launch, choose_tracker, make_accelerator, train
+from wildstream.training.run import choose_tracker, make_accelerator, train
 from wildstream.training.trainer import Trainer
 
 TINY_STYLE = SlidingStyle(window_size=4, samples_per_window=4, step_size=2)
@@ -93,7 +94,7 @@ def test_a_manifest_says_all_that_is_needed_to_use_the_weights(run, shards):
     assert manifest.fingerprint == DatasetBuilder(path=shards / "train", style="frames").build().index.fingerprint
     assert manifest.epoch == 2
     assert manifest.metrics == history(run)[-1]["val"]
-    assert manifest.config.data.path == shards
+    assert manifest.config.data.path == str(shards)
     assert manifest.versions == used_versions()
     assert set(weights(run)) == set(model.state_dict())
     assert model(torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8)).shape == (1, 3)
@@ -314,10 +315,10 @@ def test_ranks_that_do_not_know_of_each_other_are_refused(shards, tmp_path):
 
 def test_the_launch_is_checked_against_the_environment(monkeypatch):
     accelerator = Accelerator(cpu=True)
-    check_launch(accelerator)
+    check_launch(accelerator.num_processes)
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(LaunchError, match="started 4 processes"):
-        check_launch(accelerator)
+        check_launch(accelerator.num_processes)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can do it")
@@ -426,6 +427,7 @@ def test_a_video_that_breaks_after_packing_costs_its_windows_and_is_named(shards
     shutil.copytree(shards, tmp_path / "shards")
     index = open_index(tmp_path / "shards" / "train")
     shard, offset, size = index.place(1)
+    shard = Path(shard)
     data = bytearray(shard.read_bytes())
     data[offset : offset + size] = bytes(size)
     shard.write_bytes(data)

@@ -25,6 +25,9 @@ from pydantic_core import ErrorDetails
 from wildstream.errors import ConfigError
 from wildstream.locations import CONFIGS
 from wildstream.models.heads import AGGREGATORS, CLASSIFIERS, POOLINGS, choose
+from wildstream.sizes import parse_bytes
+from wildstream.storage import urls
+from wildstream.storage.access import CACHE_BYTES, Storage
 from wildstream.stream.plan import LANES, POOL_SEGMENTS, SEGMENT_FRAMES
 from wildstream.stream.samplers import Balanced, Random, Sampler
 from wildstream.stream.transforms import ResizeBy, parse_size
@@ -34,7 +37,9 @@ from wildstream.stream.windows import SlidingStyle, get_style
 class Strict(BaseModel):
     """A group of options; unknown ones are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
 
 def _check_style(style: object) -> object:
@@ -75,7 +80,43 @@ def _expand(path: Path) -> Path:
     return path.expanduser()
 
 
-_PATHS = ("data.path", "model.weights", "trainer.out")
+def _expand_any(path: Path | None) -> Path | None:
+    """The same for a path that may be missing; absolute."""
+    return None if path is None else _expand(path).absolute()
+
+
+def _check_location(location: object) -> str:
+    """A URL as it is, without login; a path absolute, with ~ as the home folder."""
+    if not isinstance(location, (str, Path)):
+        raise ConfigError("must be a path or a URL")
+    if not urls.is_remote(location):
+        return str(urls.local_path(location).expanduser().absolute())
+    if urls.has_login(str(location)):
+        raise ConfigError(
+            f"{urls.redact(str(location))} holds a login, which would be kept with the run. {_KEYS_GO_TO}"
+        )
+    return urls.normal(location)
+
+
+def _check_storage_options(options: object) -> object:
+    """Refuse what is secret: the configuration is kept with each run and shown by W&B."""
+    if not isinstance(options, dict):
+        raise ConfigError("must be options by name, such as {region: eu-west-1}")
+    secret = [str(name) for name, value in options.items() if urls.is_secret(str(name)) or urls.has_login(str(value))]
+    if secret:
+        raise ConfigError(f"{', '.join(sorted(secret))} would be kept with the run. {_KEYS_GO_TO}")
+    return options
+
+
+def _check_bytes(size: object) -> object:
+    """A size in bytes, also written as 100GiB."""
+    return parse_bytes(size) if isinstance(size, str) else size
+
+
+_KEYS_GO_TO = "Give keys, tokens and passwords by the environment (AWS_…, GOOGLE_…, AZURE_…) or a profile."
+
+
+_PATHS = ("data.path", "data.cache_dir", "model.weights", "trainer.out")
 """Options whose value is taken as it is written."""
 
 Positive = Annotated[int, Field(ge=1, strict=True)]
@@ -85,8 +126,17 @@ Number = Annotated[float, Field(strict=True)]
 class DataConfig(Strict):
     """What is streamed."""
 
-    path: Annotated[Path, AfterValidator(_expand), AfterValidator(Path.absolute)]
-    """Folder of packed shards, with a folder per split; kept absolute, so that a run can be used from anywhere."""
+    path: Annotated[str, BeforeValidator(_check_location)]
+    """Path or URL (s3://, gs://, az://, https://) of packed shards, with a folder per split; a path is kept absolute,
+    so that a run can be used from anywhere."""
+    precomputed: bool = False
+    """Whether the path holds features that `wildstream extract` made with model.backbone, to train a head on."""
+    storage_options: Annotated[dict[str, str | int | float | bool], BeforeValidator(_check_storage_options)] = {}
+    """Options of object stores that are not secret, such as endpoint, region, skip_signature, read_timeout."""
+    cache_dir: Annotated[Path | None, AfterValidator(_expand_any)] = None
+    """Folder that keeps what was read from object storage; null keeps nothing."""
+    cache_bytes: Annotated[Positive, BeforeValidator(_check_bytes)] = CACHE_BYTES
+    """What that folder may hold: bytes, or a size such as 100GiB."""
     style: Annotated[str | dict[str, Any], BeforeValidator(_check_style)] = "sliding_window"
     """How windows slide: a name from configs/sliding, or its parameters."""
     size: Annotated[int | tuple[int, int] | None, BeforeValidator(_check_size)] = None
@@ -125,6 +175,10 @@ class DataConfig(Strict):
                     "Leave one of them out."
                 )
         return self
+
+    def make_storage(self) -> Storage:
+        """What reads the shards."""
+        return Storage(options=self.storage_options, cache_dir=self.cache_dir, cache_bytes=self.cache_bytes)
 
     def make_sampler(self) -> Sampler | None:
         """The sampler of training epochs; None where each window comes once."""
@@ -238,7 +292,7 @@ def _check_override(override: str) -> str:
                 f"{override}: there is no configs/{path}/{value}.yaml. Take one of {', '.join(group_names()[path])}."
             )
         return f"{path}={value}"
-    if path not in dict(_options(TrainConfig)) and not path.startswith("data.style."):
+    if path not in dict(_options(TrainConfig)) and not path.startswith(("data.style.", "data.storage_options.")):
         raise ConfigError(f"{path} is not an option.{_suggest(path)}")
     if path in _PATHS and value != "null" and value[:1] not in ("'", '"'):
         value = "'" + value.replace("'", "\\'") + "'"  # Hydra's grammar knows no ~, = or comma in a bare value
@@ -289,6 +343,13 @@ def _shown(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _without_secrets(value: object) -> object:
+    """A value as it may be shown in a message."""
+    if isinstance(value, dict):
+        return {name: "***" if urls.is_secret(str(name)) else _without_secrets(inner) for name, inner in value.items()}
+    return urls.redact(value) if isinstance(value, str) else value
+
+
 def _explain(problem: ErrorDetails) -> str:
     """One of pydantic's findings as option, value, rule, remedy."""
     path = ".".join(str(part) for part in problem["loc"] if isinstance(part, str) and "[" not in part)
@@ -303,9 +364,11 @@ def _explain(problem: ErrorDetails) -> str:
     group, _, name = path.rpartition(".")
     if message.startswith(f"{name}="):
         return f"{group}.{message}"
+    if any(urls.is_secret(str(part)) for part in problem["loc"]):
+        return f"{path}: {message}"
     if message.startswith("Input should be "):
-        return f"{path}={problem['input']!r} must be {message.removeprefix('Input should be ')}"
-    return f"{path}={problem['input']!r}: {message}"
+        return f"{path}={_without_secrets(problem['input'])!r} must be {message.removeprefix('Input should be ')}"
+    return f"{path}={_without_secrets(problem['input'])!r}: {message}"
 
 
 def _suggest(path: str) -> str:

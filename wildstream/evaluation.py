@@ -20,7 +20,9 @@ from tqdm import tqdm
 
 from wildstream.errors import ConfigError, ShardError
 from wildstream.shards.index import open_index
-from wildstream.stream.dataset import WindowDataset
+from wildstream.storage.access import Storage
+from wildstream.storage.urls import is_remote, join, redact
+from wildstream.stream.dataset import WindowDataset, check_contents
 from wildstream.stream.ledger import Ledger
 from wildstream.tables import table
 from wildstream.training.checkpoints import Manifest, load_checkpoint
@@ -57,6 +59,7 @@ def evaluate(
     data: str | Path | None = None,
     batch_size: int | None = None,
     progress: bool = True,
+    storage: Storage | None = None,
 ) -> Evaluation:
     """Evaluate a checkpoint of a run on a split.
 
@@ -67,6 +70,7 @@ def evaluate(
         data: Folder of packed shards; the one that the run was trained on by default.
         batch_size: Clips per batch; the run's by default.
         progress: Show a progress bar on stderr.
+        storage: Reads the shards; as in the training by default.
 
     Raises:
         ShardError: The run has no such checkpoint, or there are no shards.
@@ -82,8 +86,9 @@ def evaluate(
             f"{folder} is no finished run: it has no folder {checkpoint}/. Give the run folder that train.py printed."
         )
     model, manifest = load_checkpoint(folder / checkpoint)
-    path = Path(data or manifest.config.data.path) / split
-    dataset = _open_data(path, manifest, is_trained_on=data is None)
+    path = join(data or manifest.config.data.path, split)
+    storage = storage or manifest.config.data.make_storage()
+    dataset = _open_data(path, manifest, storage, is_trained_on=data is None)
     accelerator = make_accelerator(manifest.config.trainer.precision)
     loader = dataset.loader(
         batch_size=batch_size or manifest.config.trainer.batch_size,
@@ -98,7 +103,7 @@ def evaluate(
     ledger = total_ledger(loader)
     content = describe(predictions, manifest) | {
         "checkpoint": checkpoint,
-        "data": str(path),
+        "data": redact(path),
         "split": split,
         "epoch": manifest.epoch,
         "ledger": ledger.as_dict() | {"reasons": dict(ledger.skipped)},
@@ -157,21 +162,26 @@ def render(evaluation: Evaluation) -> str:
     return f"{table(rows)}\n\n{footer}{skipped}"
 
 
-def _open_data(path: Path, manifest: Manifest, *, is_trained_on: bool) -> WindowDataset:
+def _open_data(path: str, manifest: Manifest, storage: Storage, *, is_trained_on: bool) -> WindowDataset:
     """The windows of a split; refuse shards that the model was not made for."""
-    if is_trained_on and not path.parent.is_dir():
+    home = manifest.config.data.path
+    if is_trained_on and not is_remote(home) and not Path(home).is_dir():
         raise ShardError(
-            f"the shards that the run was trained on are no longer at {path.parent}. Say where they are: --data SHARDS."
+            f"the shards that the run was trained on are no longer at {home}. Say where they are: --data SHARDS."
         )
-    dataset = WindowDataset(index=open_index(path), style=manifest.sliding_style)
+    index = open_index(path, storage)
+    backbone = manifest.config.model.backbone
+    check_contents(index, manifest.sliding_style, precomputed=manifest.features is not None, feature_model=backbone)
+    dataset = WindowDataset(index=index, style=manifest.sliding_style)
     for what in ("categories", "task"):
         known, found = getattr(manifest, what), getattr(dataset.index.info, what)
         if known != found:
             raise ConfigError(
-                f"{path} has the {what} {found}, the model knows {known}. Take shards packed as those of its training."
+                f"{redact(path)} has the {what} {found}, the model knows {known}. "
+                "Take shards packed as those of its training."
             )
     if not len(dataset):
-        raise ConfigError(f"{path} has no window of the model's style {manifest.style}. Take longer videos.")
+        raise ConfigError(f"{redact(path)} has no window of the model's style {manifest.style}. Take longer videos.")
     return dataset
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wildstream.storage import urls
 from wildstream.stream.quality import compare_shuffles
 from wildstream.tables import table
 
@@ -24,8 +25,8 @@ def describe_dataset(dataset: WindowDataset) -> str:
     unlabelled = int((~labels.any(axis=1)).sum())
     rows.append(("no label", "", f"{unlabelled:,}", _share(unlabelled, len(labels))))
     return (
-        f"{index.folder}: {len(index):,} videos, {int(index.num_frames.sum()):,} frames, {len(dataset):,} windows, "
-        f"{index.info.task}\n\n{table(rows)}"
+        f"{urls.redact(index.folder)}: {len(index):,} videos, {int(index.num_frames.sum()):,} frames, "
+        f"{len(dataset):,} windows, {index.info.task}\n\n{table(rows)}"
     )
 
 

@@ -8,12 +8,14 @@ frames of a segment.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from wildstream.errors import ConfigError
 from wildstream.facts import FrameTable
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ class EncodedSegment:
     then be replaced by black frames, and its windows be masked and counted."""
     coding: tuple[str, str] = ("", "")
     """FFmpeg's names of the codec and the pixel format, which decide where it is decoded; empty where not known."""
+    read_whole: Callable[[], Tensor] | None = None
+    """Reads all bytes of the file, where `data` has zeros for those that the windows should not need; else None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -134,7 +138,7 @@ class Batch:
     frames: Tensor | None
     """(B, T, C, H, W), or (B, T, P, C, H, W) with more than one patch; uint8 unless a transform made it otherwise.
 
-    None where only labels were asked for.
+    None where only labels were asked for, or features.
     """
     labels: Tensor
     """(B, K) bool."""
@@ -148,18 +152,28 @@ class Batch:
     """(B,) int64, CPU: places in the planned stream of the rank; -1 where nothing is planned."""
     problems: dict[int, str] = field(default_factory=dict)
     """Rows of clips that did not decode, and why. (Padding that did not decode is padding.)"""
+    features: Tensor | None = None
+    """(B, tokens, dim), of precomputed features; else None."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """What a model takes: frames, or precomputed features."""
+        inputs = self.frames if self.features is None else self.features
+        if inputs is None:
+            raise ConfigError("the batch has labels alone; make the loader without only_labels.")
+        return inputs
 
     def __len__(self) -> int:
         """Number of clips, B."""
         return len(self.keys)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch with frames, labels and mask on a device."""
+        """The batch with frames or features, labels and mask on a device."""
         # To the processor's memory a copy that does not block could be read before it has arrived.
         early = torch.device(device).type != "cpu"
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=early)
 
-        frames = None if self.frames is None else move(self.frames)
-        return replace(self, frames=frames, labels=move(self.labels), mask=move(self.mask))
+        frames, features = (None if data is None else move(data) for data in (self.frames, self.features))
+        return replace(self, frames=frames, features=features, labels=move(self.labels), mask=move(self.mask))

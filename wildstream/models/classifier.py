@@ -66,6 +66,29 @@ class VideoClassifier(nn.Module):
         return aggregated
 
 
+class FeatureClassifier(nn.Module):
+    """The head of a `VideoClassifier` alone, on features that were extracted before."""
+
+    def __init__(self, pooling: nn.Module, classifier: nn.Module, aggregator: nn.Module, *, members: int) -> None:
+        """Put the parts together; a window's tokens are those of its `members`, one after the other."""
+        super().__init__()
+        self.pooling = Broadcast(pooling, sample_ndim=2, chunk=1 << 20)
+        self.classifier = classifier
+        self.aggregator = aggregator
+        self.members = members
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, members × tokens, dim) of any precision to (B, K) float scores, before sigmoid or softmax."""
+        if features.ndim != 3 or features.shape[1] % self.members:
+            raise ConfigError(
+                f"features must be (B, {self.members} × tokens, dim), got {tuple(features.shape)}. Take those that the "
+                "model was made for."
+            )
+        members = features.float().unflatten(1, (self.members, -1))  # B, members, tokens, D
+        scores: Tensor = self.aggregator(self.classifier(self.pooling(members)))
+        return scores
+
+
 class ModelBuilder:
     """Build a model step by step.
 

@@ -22,7 +22,9 @@ from torch import nn
 
 from wildstream.config import ModelConfig, TrainConfig
 from wildstream.errors import ShardError
-from wildstream.models.classifier import ModelBuilder, VideoClassifier
+from wildstream.models.classifier import FeatureClassifier, ModelBuilder, VideoClassifier
+from wildstream.models.heads import AGGREGATORS, CLASSIFIERS, POOLINGS
+from wildstream.shards.feature_info import FeatureInfo
 from wildstream.shards.formats import Task
 from wildstream.stream.windows import SlidingStyle
 
@@ -50,6 +52,8 @@ class Manifest(BaseModel):
     """Height and width in pixels of the frames that the model was trained on."""
     fingerprint: str
     """Of the index that it was trained on."""
+    features: FeatureInfo | None = None
+    """The features that it takes; None where it takes frames."""
     epoch: int
     """Epochs that were finished."""
     metrics: dict[str, float | None]
@@ -65,8 +69,17 @@ class Manifest(BaseModel):
         return SlidingStyle(**self.style)
 
 
-def build_model(config: ModelConfig, *, num_classes: int) -> VideoClassifier:
-    """The model that a configuration describes."""
+def build_model(
+    config: ModelConfig, *, num_classes: int, features: FeatureInfo | None = None
+) -> VideoClassifier | FeatureClassifier:
+    """The model that a configuration describes; its head alone where it takes features."""
+    if features is not None:
+        return FeatureClassifier(
+            POOLINGS[config.pooling](),
+            CLASSIFIERS[config.classifier](features.dim, num_classes),
+            AGGREGATORS[config.aggregator](),
+            members=features.members,
+        )
     return (
         ModelBuilder()
         .set_backbone(config.backbone, weights=config.weights, chunk=config.chunk)
@@ -93,7 +106,7 @@ def save_checkpoint(folder: Path, model: nn.Module, manifest: Manifest) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path) -> tuple[VideoClassifier, Manifest]:
+def load_checkpoint(folder: Path) -> tuple[VideoClassifier | FeatureClassifier, Manifest]:
     """Build the model of a checkpoint and load its weights.
 
     Raises:
@@ -103,7 +116,7 @@ def load_checkpoint(folder: Path) -> tuple[VideoClassifier, Manifest]:
         manifest = _read_manifest(folder / MANIFEST_NAME)
         # Pretrained weights would be overwritten anyway, and may be out of reach where the checkpoint is used.
         options = manifest.config.model.model_copy(update={"weights": None})
-        model = build_model(options, num_classes=len(manifest.categories))
+        model = build_model(options, num_classes=len(manifest.categories), features=manifest.features)
         model.load_state_dict(load_file(folder / WEIGHTS_NAME))
     except FileNotFoundError as error:
         lacking = Path(str(error.filename or folder / WEIGHTS_NAME)).name

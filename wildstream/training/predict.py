@@ -65,7 +65,7 @@ def predict(model: nn.Module, batches: Iterable[Batch], *, task: Task, accelerat
         for batch in batches:
             moved = batch.to(accelerator.device)
             with accelerator.autocast():
-                scores = model(moved.frames)
+                scores = model(moved.inputs)
             losses = clip_losses(scores, moved.labels, task=task)
             values = (probabilities(scores, task=task), moved.labels, batch.starts, losses)
             columns.append(tuple(value[batch.mask.to(value.device)].cpu().numpy() for value in values))

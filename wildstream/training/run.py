@@ -22,9 +22,12 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from torch.optim.lr_scheduler import OneCycleLR
 
 from wildstream.config import DataConfig, TrainConfig
-from wildstream.errors import ConfigError, EnvironmentProblem, LaunchError
+from wildstream.errors import ConfigError, EnvironmentProblem
+from wildstream.launch import check_launch
+from wildstream.models.classifier import VideoClassifier
 from wildstream.shards.index import open_index
-from wildstream.stream.dataset import WindowDataset
+from wildstream.storage.urls import join
+from wildstream.stream.dataset import WindowDataset, check_contents
 from wildstream.stream.loader import Loader
 from wildstream.training.checkpoints import Manifest, build_model, current_commit, used_versions
 from wildstream.training.trainer import Trainer
@@ -44,15 +47,17 @@ def train(config: TrainConfig) -> Path:
         LaunchError: The launcher promised more processes than there are.
     """
     options = config.trainer
-    training, validation = _open_splits(config.data)
+    training, validation = _open_splits(config.data, config.model.backbone)
     tracker = choose_tracker(options.wandb)
     run = options.out or Path("runs") / default_run_name(config)
     accelerator = make_accelerator(options.precision, log_with=None if tracker == "disabled" else "wandb")
     run = Path(broadcast_object_list([str(run)])[0])
     _refuse_used(run)
     set_seed(options.seed)
-    model = build_model(config.model, num_classes=len(training.categories))
-    size = config.data.size or model.spec.size
+    features = training.index.info.features
+    model = build_model(config.model, num_classes=len(training.categories), features=features)
+    own_size = model.spec.size if isinstance(model, VideoClassifier) else features.size if features else (1, 1)
+    size = config.data.size or own_size
     train_loader = _make_loader(training, config, size=size, shuffle=True)
     val_loader = _make_loader(validation, config, size=size, shuffle=False)
     manifest = _describe(config, training, size=size)
@@ -90,20 +95,10 @@ def make_accelerator(precision: str, *, log_with: str | None = None) -> Accelera
         accelerator = Accelerator(mixed_precision=precision, log_with=log_with, kwargs_handlers=[unused])
     except ValueError as error:  # no such precision on this device, or another one in use in this process
         raise ConfigError(f"Accelerate does not start with trainer.precision={precision}: {error}") from error
-    check_launch(accelerator)
+    check_launch(accelerator.num_processes)
     if precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in float32, and not say so
         raise ConfigError("trainer.precision=fp16 needs a GPU, here is none. Take trainer.precision=bf16 or no.")
     return accelerator
-
-
-def check_launch(accelerator: Accelerator) -> None:
-    """Refuse to run where a launcher started several processes that do not know of each other."""
-    promised = int(os.environ.get("WORLD_SIZE", "1"))
-    if promised != accelerator.num_processes:
-        raise LaunchError(
-            f"the launcher started {promised} processes (WORLD_SIZE), but Accelerate runs {accelerator.num_processes}: "
-            "each would work by itself. Without GPUs, launch with ACCELERATE_USE_CPU=true."
-        )
 
 
 def choose_tracker(mode: str) -> str:
@@ -132,9 +127,9 @@ def _is_logged_in() -> bool:
         return False
 
 
-def _open_splits(data: DataConfig) -> tuple[WindowDataset, WindowDataset]:
+def _open_splits(data: DataConfig, backbone: str) -> tuple[WindowDataset, WindowDataset]:
     """The windows to train and to validate on; they must have the same categories and task."""
-    training, validation = _open_split(data, data.train_split), _open_split(data, data.val_split)
+    training, validation = (_open_split(data, split, backbone) for split in (data.train_split, data.val_split))
     for what in ("categories", "task"):
         first, second = (getattr(dataset.index.info, what) for dataset in (training, validation))
         if first != second:
@@ -145,14 +140,16 @@ def _open_splits(data: DataConfig) -> tuple[WindowDataset, WindowDataset]:
     return training, validation
 
 
-def _open_split(data: DataConfig, split: str) -> WindowDataset:
+def _open_split(data: DataConfig, split: str, backbone: str) -> WindowDataset:
     """The windows of one split; there must be some."""
-    dataset = WindowDataset(index=open_index(data.path / split), style=data.sliding_style)
+    index = open_index(join(data.path, split), data.make_storage())
+    check_contents(index, data.sliding_style, precomputed=data.precomputed, feature_model=backbone)
+    dataset = WindowDataset(index=index, style=data.sliding_style)
     if not len(dataset):
         longest = int(dataset.index.num_frames.max(initial=0))
         raise ConfigError(
-            f"{data.path / split} has no window of data.style={data.style}: its longest video has {longest} frames. "
-            "Take a style with a smaller window_size or temporal_sample_interval."
+            f"{join(data.path, split)} has no window of data.style={data.style}: its longest video has {longest} "
+            "frames. Take a style with a smaller window_size or temporal_sample_interval."
         )
     return dataset
 
@@ -184,6 +181,7 @@ def _describe(config: TrainConfig, training: WindowDataset, *, size: int | tuple
         style=training.style.as_dict(),
         size=(size, size) if isinstance(size, int) else size,
         fingerprint=training.index.fingerprint,
+        features=training.index.info.features,
         epoch=0,
         metrics={},
         commit=current_commit(),

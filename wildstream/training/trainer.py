@@ -81,7 +81,7 @@ class Trainer:
         """The ledger of all ranks; an error where it does not add up, and a message where windows were skipped."""
         ledger = total_ledger(loader)
         if self.accelerator.is_main_process:
-            tqdm.write(f"{loader.index.folder.name}: {ledger}" + (f"\n{ledger.reasons()}" if ledger.skipped else ""))
+            tqdm.write(f"{loader.index.info.split}: {ledger}" + (f"\n{ledger.reasons()}" if ledger.skipped else ""))
         return ledger.as_dict()
 
     def validate(self) -> Predictions:
@@ -113,7 +113,7 @@ class Trainer:
         """Learn from one batch; the mean loss of its clips over all ranks and their number, padding left out."""
         moved = batch.to(self.accelerator.device)
         with self.accelerator.autocast():
-            scores = self.model(moved.frames)
+            scores = self.model(moved.inputs)
         losses = clip_losses(scores, moved.labels, task=self.task)
         # The ranks' gradients are averaged, so each rank's sum is scaled to what makes that the mean over all clips.
         clips = self.accelerator.reduce(moved.mask.sum(), reduction="sum")

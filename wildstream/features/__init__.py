@@ -1,0 +1,1 @@
+"""Clips → features: extracted once, then trained on at the speed of memory."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from wildstream.cli import run_safely
+from wildstream.commands import run_safely
 from wildstream.config import compose_config, group_names, option_lines
 
 USAGE = """usage: accelerate launch train.py [GROUP=NAME ...] [OPTION=VALUE ...]

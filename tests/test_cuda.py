@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -221,6 +222,7 @@ def test_damage_since_packing_is_skipped_and_counted_as_on_the_cpu(nvdec, tmp_pa
     shards = pack_videos(tmp_path, ["yuv420p"] * 2)
     loader = make_loader(shards, max_skipped=1.0)
     path, offset, size = loader.index.place(0)
+    path = Path(path)
     whole = bytearray(path.read_bytes())
     harmed = damage(torch.frombuffer(whole[offset : offset + size], dtype=torch.uint8), 14)
     whole[offset : offset + size] = harmed.numpy().tobytes()

@@ -1,14 +1,15 @@
 """WildStream: labelled video → shards → windows → batches, each frame decoded once, each window exactly once.
 
     pack(source, out, format="frames")          videos and labels → WebDataset tar shards and their index
+    index_shards("s3://bucket/train")           the index of tar shards that others made, where they lie
     open_index("shards/train")                  labels, lengths, counts; no video is opened
     DatasetBuilder(path=..., style=...).build() all windows of a split; `.loader(...)` gives batches
     ModelBuilder().set_backbone(...)...build()  a model for them
     train(config), evaluate(run)                what train.py and `wildstream evaluate` do
 
 The stages of the stream (`ParseSamples`, `Decode`, `Windows`, `BufferShuffle`, `Batches`) work in anybody's
-`webdataset.WebDataset(...).compose(...)`. Names are imported when they are first used, so that `import wildstream`
-costs nothing.
+`webdataset.WebDataset(...).compose(...)`, which then opens s3://, gs://, az:// and https:// too. Names are imported
+when they are first used, so that `import wildstream` costs nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
+
+from wildstream.storage.schemes import register as _register_schemes
 
 if TYPE_CHECKING:
     from wildstream.config import TrainConfig, compose_config
@@ -26,21 +29,25 @@ if TYPE_CHECKING:
         LabelError,
         SampleError,
         ShardError,
+        StorageError,
         VideoError,
         WildStreamError,
     )
     from wildstream.evaluation import Evaluation, evaluate
     from wildstream.models.classifier import ModelBuilder, VideoClassifier
     from wildstream.samples import Batch, Clip
+    from wildstream.shards.adopt import IndexReport, index_shards
     from wildstream.shards.index import Index, open_index
     from wildstream.shards.pack import PackReport, pack
     from wildstream.shards.transcode import Transcode
     from wildstream.shards.verify import Fault, verify
+    from wildstream.storage.access import Storage
     from wildstream.stream.batches import Batches
     from wildstream.stream.dataset import DatasetBuilder, WindowDataset
     from wildstream.stream.decode import Decode
     from wildstream.stream.loader import Loader
     from wildstream.stream.patches import Tile
+    from wildstream.stream.plain import open_shards
     from wildstream.stream.segments import ParseSamples
     from wildstream.stream.shuffle import BufferShuffle, Windows
     from wildstream.stream.transforms import Resize
@@ -58,21 +65,25 @@ _PLACES = {
         "LabelError",
         "SampleError",
         "ShardError",
+        "StorageError",
         "VideoError",
         "WildStreamError",
     ),
     "wildstream.evaluation": ("Evaluation", "evaluate"),
     "wildstream.models.classifier": ("ModelBuilder", "VideoClassifier"),
     "wildstream.samples": ("Batch", "Clip"),
+    "wildstream.shards.adopt": ("IndexReport", "index_shards"),
     "wildstream.shards.index": ("Index", "open_index"),
     "wildstream.shards.pack": ("PackReport", "pack"),
     "wildstream.shards.transcode": ("Transcode",),
     "wildstream.shards.verify": ("Fault", "verify"),
+    "wildstream.storage.access": ("Storage",),
     "wildstream.stream.batches": ("Batches",),
     "wildstream.stream.dataset": ("DatasetBuilder", "WindowDataset"),
     "wildstream.stream.decode": ("Decode",),
     "wildstream.stream.loader": ("Loader",),
     "wildstream.stream.patches": ("Tile",),
+    "wildstream.stream.plain": ("open_shards",),
     "wildstream.stream.segments": ("ParseSamples",),
     "wildstream.stream.shuffle": ("BufferShuffle", "Windows"),
     "wildstream.stream.transforms": ("Resize",),
@@ -94,6 +105,7 @@ __all__ = [
     "Fault",
     "FormatError",
     "Index",
+    "IndexReport",
     "LabelError",
     "Loader",
     "ModelBuilder",
@@ -103,6 +115,8 @@ __all__ = [
     "SampleError",
     "ShardError",
     "SlidingStyle",
+    "Storage",
+    "StorageError",
     "Tile",
     "TrainConfig",
     "Transcode",
@@ -115,12 +129,17 @@ __all__ = [
     "compose_config",
     "evaluate",
     "get_style",
+    "index_shards",
     "open_index",
+    "open_shards",
     "pack",
     "style_names",
     "train",
     "verify",
 ]
+
+
+_register_schemes()
 
 
 def __getattr__(name: str) -> object:

@@ -285,7 +285,7 @@ class TrainingStep:
 def _loader(case: Case, *, times: int, **options: Any) -> Loader:  # noqa: ANN401
     """A shuffled loader over the videos of a case, each so many times."""
     index = open_index(case.shards)
-    longer = Index(index.folder, index.info, pa.concat_tables([index._table] * times), np.tile(index._rows, times))
+    longer = Index(index._file, index.info, pa.concat_tables([index._table] * times), np.tile(index._rows, times))
     style = wildstream.SlidingStyle(
         window_size=case.window, samples_per_window=case.window, step_size=case.step, padding="none"
     )

@@ -13,6 +13,7 @@ from wildstream.stream.plan import Order, Share, make_plan
 from wildstream.stream.windows import SlidingStyle
 
 STYLE = SlidingStyle(window_size=16, samples_per_window=16, step_size=4)
+GOP = 50
 ROUNDS = 5
 
 
@@ -40,9 +41,10 @@ def _measure(videos: int) -> dict[str, float]:
 def main(videos: int) -> None:
     """Plan once and print windows, seconds, seconds to the first segment of one rank of eight, and peak bytes."""
     frames = np.random.default_rng(0).integers(1000, 20_000, videos)
+    key_frames = np.array([(video, at) for video, end in enumerate(frames) for at in range(0, end, GOP)], np.int32)
     before = _peak_bytes()
     started = time.perf_counter()
-    plan = make_plan(frames, STYLE, Order())
+    plan = make_plan(frames, STYLE, Order(), key_frames=key_frames)
     planned = time.perf_counter()
     next(plan.segments(Share(batch_size=32, rank=0, world_size=8)))
     first = time.perf_counter()

@@ -19,11 +19,14 @@ from pathlib import Path
 
 from wildstream.training.checkpoints import current_commit, used_versions
 
-NAMES = ("plan", "shuffle", "windows", "decoding")
-ON_REQUEST = ("gpu",)
+NAMES = ("plan", "shuffle", "windows", "decoding", "features")
+ON_REQUEST = ("gpu", "storage")
 """Those that run only where they are named."""
 RESULTS = Path(__file__).parent / "results"
-HELP = f"one of {', '.join(NAMES)}, all by default; or {', '.join(ON_REQUEST)}, which needs an NVIDIA GPU"
+HELP = (
+    f"one of {', '.join(NAMES)}, all by default; or gpu, which needs an NVIDIA GPU, or storage, which needs moto and "
+    "compares with what benchmarks/storage.py names"
+)
 PEERS = ("av", "decord", "spdl")
 """What is compared with, beyond what the package itself stands on."""
 

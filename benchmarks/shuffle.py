@@ -16,6 +16,7 @@ from wildstream.stream.windows import SlidingStyle, get_style
 
 BATCH = 32
 FRAME_BYTES = 3 * 224 * 224
+GOPS = (30, 250)
 CHOICES = [
     (lanes, pool, frames)
     for lanes in (12, 24, 48)
@@ -57,23 +58,36 @@ def run(*, short: bool) -> dict[str, object]:
 
 
 def _row(videos: Videos, style: SlidingStyle, lanes: int, pool: int, segment_frames: int) -> dict[str, object]:
-    """Figures of one choice."""
+    """Figures of one choice, for each distance of key frames."""
     order = Order(lanes=lanes, pool_segments=pool, segment_frames=segment_frames)
-    plan = make_plan(videos.num_frames, style, order)
+    return {
+        "lanes": lanes,
+        "pool_segments": pool,
+        "segment_frames": segment_frames,
+        **{f"gop_{gop}": _figures(videos, style, order, gop) for gop in GOPS},
+    }
+
+
+def _figures(videos: Videos, style: SlidingStyle, order: Order, gop: int) -> dict[str, object]:
+    """Figures of one choice, with a key frame every `gop` frames."""
+    plan = make_plan(videos.num_frames, style, order, key_frames=_key_frames(videos, gop))
     share = Share(batch_size=BATCH)
     frame_bytes = np.full(len(videos), FRAME_BYTES)
     footprint = measure(plan.segments(share), videos, style, frame_bytes=frame_bytes, batch_size=BATCH, ahead=4)  # type: ignore[arg-type]
     clips = footprint.pool_bytes // (FRAME_BYTES * style.samples_per_window)
     buffer = buffered_order(np.arange(len(plan)), plan.first_window, clips, seed=0)
     return {
-        "lanes": lanes,
-        "pool_segments": pool,
-        "segment_frames": segment_frames,
         "footprint": asdict(footprint),
         "planned": _quality(plan.order, plan),
         "buffer_of_same_memory": {"clips": clips, **_quality(buffer, plan)},
-        "decoded_per_frame": {f"gop_{gop}": _decoded(plan, videos, style, gop) for gop in (30, 250)},
+        "decoded_per_frame": _decoded(plan, videos, style, gop),
     }
+
+
+def _key_frames(videos: Videos, gop: int) -> np.ndarray:
+    """Numbers of video and frame of all key frames."""
+    pairs = [(video, frame) for video, length in enumerate(videos.num_frames) for frame in range(0, int(length), gop)]
+    return np.array(pairs, np.int32)
 
 
 def _quality(order: np.ndarray, plan: Plan) -> dict[str, float]:

@@ -247,10 +247,12 @@ def test_two_ranks_make_the_same_shards_as_one(tiny_shards, tmp_path, weights):
 
 MOTHER = """
     import os, sys
+    import av, timm  # what extraction imports only when it needs it, so that no child has to
     import wildstream as ws
     from wildstream.features.extract import extract
     weights, shards = sys.argv[1:3]
     style = ws.SlidingStyle(window_size=4, samples_per_window=4, step_size=1)
+    print("ready", flush=True)
     for line in sys.stdin:  # each line is a folder; nothing was computed before the fork
         if not (child := os.fork()):
             extract(shards, line.strip(), backbone="test_vit.r160_in1k", weights=weights, style=style, size=160,
@@ -279,6 +281,7 @@ def test_killed_at_random_it_goes_on_and_ends_with_the_same_shards(tiny_shards, 
             status.append(mother.stdout.readline())
             ended.set()
 
+        assert mother.stdout.readline() == "ready\n"
         began = time.monotonic()
         begin(tmp_path / "calm")
         assert mother.stdout.readline() == "0\n"
@@ -293,7 +296,7 @@ def test_killed_at_random_it_goes_on_and_ends_with_the_same_shards(tiny_shards, 
             waiter.start()
             while not ended.is_set() and not list(wild.rglob("*.tmp")):
                 time.sleep(0.002)
-            if not ended.wait(random.uniform(0, duration / 6)):
+            if not ended.wait(random.uniform(0, duration / 3)):
                 with contextlib.suppress(ProcessLookupError):  # it ended by itself a moment before: no kill to count
                     os.kill(child, signal.SIGKILL)
             waiter.join()

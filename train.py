@@ -6,7 +6,7 @@ import os
 import sys
 
 from wildstream.commands import run_safely
-from wildstream.config import compose_config, group_names, option_lines
+from wildstream.config.compose import compose_config, group_names, option_lines
 
 USAGE = """usage: accelerate launch train.py [GROUP=NAME ...] [OPTION=VALUE ...]
 

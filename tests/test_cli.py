@@ -13,7 +13,8 @@ from tiny import ROOT, frames_shards, frames_source, run_python, tiny_config, ti
 from wildstream import __version__, cli
 from wildstream.cli import main
 from wildstream.commands import parse_count, parse_size_option
-from wildstream.config import TrainConfig, _options
+from wildstream.config.compose import _options
+from wildstream.config.train import TrainConfig
 from wildstream.errors import ConfigError
 from wildstream.sizes import parse_bytes
 from wildstream.training.run import train

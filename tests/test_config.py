@@ -2,7 +2,8 @@
 
 import pytest
 
-from wildstream.config import TrainConfig, _options, check_config, compose_config, group_names, option_lines
+from wildstream.config.compose import _options, check_config, compose_config, group_names, option_lines
+from wildstream.config.train import TrainConfig
 from wildstream.errors import ConfigError
 from wildstream.locations import CONFIGS
 from wildstream.stream.windows import get_style, style_names

@@ -27,7 +27,7 @@ from tiny import (
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from wildstream.config import TrainerConfig
+from wildstream.config.trainer import TrainerConfig
 from wildstream.errors import ConfigError, LaunchError, SampleError, ShardError, WildStreamError
 from wildstream.launch import check_launch
 from wildstream.samples import Batch

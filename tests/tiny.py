@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from wildstream.config import TrainConfig, compose_config
+from wildstream.config.compose import compose_config
+from wildstream.config.train import TrainConfig
 from wildstream.ffmpeg import ensure_ffmpeg
 from wildstream.shards.pack import pack
 

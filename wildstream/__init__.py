@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from wildstream.storage.schemes import register as _register_schemes
 
 if TYPE_CHECKING:
-    from wildstream.config import TrainConfig, compose_config
+    from wildstream.config.compose import compose_config
+    from wildstream.config.train import TrainConfig
     from wildstream.errors import (
         ConfigError,
         FFmpegError,
@@ -57,7 +58,8 @@ if TYPE_CHECKING:
 __version__ = version("wildstream")
 
 _PLACES = {
-    "wildstream.config": ("TrainConfig", "compose_config"),
+    "wildstream.config.compose": ("compose_config",),
+    "wildstream.config.train": ("TrainConfig",),
     "wildstream.errors": (
         "ConfigError",
         "FFmpegError",

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from wildstream.config import TrainConfig, compose_config
+from wildstream.config.compose import compose_config
+from wildstream.config.train import TrainConfig
 from wildstream.evaluation import Evaluation, evaluate, render
 from wildstream.fishtank import make_fishtank
 from wildstream.shards.pack import pack

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from wildstream.config import ModelConfig, TrainConfig
+from wildstream.config.model import ModelConfig
+from wildstream.config.train import TrainConfig
 from wildstream.errors import ShardError
 from wildstream.models.classifier import FeatureClassifier, ModelBuilder, VideoClassifier
 from wildstream.models.heads import AGGREGATORS, CLASSIFIERS, POOLINGS

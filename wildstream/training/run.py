@@ -21,7 +21,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
 from torch.optim.lr_scheduler import OneCycleLR
 
-from wildstream.config import DataConfig, TrainConfig
+from wildstream.config.data import DataConfig
+from wildstream.config.train import TrainConfig
 from wildstream.errors import ConfigError, EnvironmentProblem
 from wildstream.launch import check_launch
 from wildstream.models.classifier import VideoClassifier

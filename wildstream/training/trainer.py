@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from wildstream.config import TrainerConfig
+from wildstream.config.trainer import TrainerConfig
 from wildstream.errors import WildStreamError
 from wildstream.samples import Batch
 from wildstream.shards.formats import Task

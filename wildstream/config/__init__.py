@@ -1,0 +1,1 @@
+"""Strict configuration: each option is defined, documented, given its default and checked here, once."""

@@ -1,0 +1,155 @@
+"""YAML and command-line overrides → checked options.
+
+Hydra composes `configs/train.yaml` with its groups and the overrides (`trainer.lr=1e-4`); pydantic checks the result.
+An unknown, misspelt or contradictory option fails here, before anything is read or written, with its name and the
+remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from wildstream.config.train import TrainConfig
+from wildstream.errors import ConfigError
+from wildstream.locations import CONFIGS
+from wildstream.storage import urls
+
+_PATHS = ("data.path", "data.cache_dir", "model.weights", "trainer.out")
+"""Options whose value is taken as it is written."""
+
+
+def compose_config(overrides: Sequence[str], *, name: str = "train") -> TrainConfig:
+    """Compose configs/<name>.yaml with overrides such as "trainer.epochs=3", and check it.
+
+    Raises:
+        ConfigError: An option is unknown, missing, malformed, out of range or contradicts another.
+    """
+    checked = [_check_override(override) for override in overrides]
+    try:
+        composed = _compose(name, checked)
+        if missing := sorted(OmegaConf.missing_keys(composed)):
+            raise ConfigError(f"{missing[0]} is missing. Give it on the command line: {missing[0]}=...")
+        options = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"the configuration cannot be composed: {' '.join(str(error).split())}") from error
+    return check_config(options)
+
+
+def _compose(name: str, overrides: list[str]) -> DictConfig:
+    """configs/<name>.yaml with its groups and overrides, as Hydra puts them together."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(CONFIGS.resolve()), version_base="1.3"):
+        return compose(config_name=name, overrides=overrides)
+
+
+def _check_override(override: str) -> str:
+    """An override in Hydra's form "set, whether the YAML names it or not"; ConfigError where it is none."""
+    path, equals, value = override.lstrip("+").partition("=")
+    if not equals or not path or path[0] in "-~":
+        raise ConfigError(f"{override!r} is not an override. Write option=value, such as trainer.epochs=3.")
+    if path in group_names():
+        if value not in group_names()[path]:
+            raise ConfigError(
+                f"{override}: there is no configs/{path}/{value}.yaml. Take one of {', '.join(group_names()[path])}."
+            )
+        return f"{path}={value}"
+    if path not in dict(_options(TrainConfig)) and not path.startswith(("data.style.", "data.storage_options.")):
+        raise ConfigError(f"{path} is not an option.{_suggest(path)}")
+    if path in _PATHS and value != "null" and value[:1] not in ("'", '"'):
+        value = "'" + value.replace("'", "\\'") + "'"  # Hydra's grammar knows no ~, = or comma in a bare value
+    forced = f"++{path}={value}"
+    try:
+        OverridesParser.create().parse_override(forced)
+    except HydraException as error:
+        raise ConfigError(f"{override} cannot be read. Quote the value: \"{path}='...'\".") from error
+    return forced
+
+
+def group_names() -> dict[str, list[str]]:
+    """The groups of configs/ that `train.py` can swap, and the files in each."""
+    return {name: sorted(file.stem for file in (CONFIGS / name).glob("*.yaml")) for name in TrainConfig.model_fields}
+
+
+def check_config(options: object) -> TrainConfig:
+    """Check options that come as nested dictionaries; ConfigError names every one that does not hold."""
+    try:
+        return TrainConfig.model_validate(options)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from error
+
+
+def option_lines() -> list[str]:
+    """Every option with its default and documentation, a line or two each, for --help."""
+    composed = _compose("train", [])
+    lines = []
+    for path, field in _options(TrainConfig):
+        value = OmegaConf.select(composed, path, default=None if field.is_required() else field.default)
+        default = "(required)" if value is None and field.is_required() else f"= {_shown(value)}"
+        lines += [f"  {path} {default}", f"      {' '.join((field.description or '').split())}"]
+    return lines
+
+
+def _options(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Paths and fields of all options below a group."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _options(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def _shown(value: object) -> str:
+    """A default as it would be written in YAML."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _without_secrets(value: object) -> object:
+    """A value as it may be shown in a message."""
+    if isinstance(value, dict):
+        return {name: "***" if urls.is_secret(str(name)) else _without_secrets(inner) for name, inner in value.items()}
+    return urls.redact(value) if isinstance(value, str) else value
+
+
+def _explain(problem: ErrorDetails) -> str:
+    """One of pydantic's findings as option, value, rule, remedy."""
+    path = ".".join(str(part) for part in problem["loc"] if isinstance(part, str) and "[" not in part)
+    message = problem["msg"].removeprefix("Value error, ")
+    message += "" if message.endswith((".", "?")) else "."
+    if problem["type"] == "extra_forbidden":
+        return f"{path} is not an option.{_suggest(path)}"
+    if problem["type"] == "missing":
+        return f"{path} is missing. Give it on the command line: {path}=..."
+    if not path:
+        return message
+    group, _, name = path.rpartition(".")
+    if message.startswith(f"{name}="):
+        return f"{group}.{message}"
+    if any(urls.is_secret(str(part)) for part in problem["loc"]):
+        return f"{path}: {message}"
+    if message.startswith("Input should be "):
+        return f"{path}={_without_secrets(problem['input'])!r} must be {message.removeprefix('Input should be ')}"
+    return f"{path}={_without_secrets(problem['input'])!r}: {message}"
+
+
+def _suggest(path: str) -> str:
+    """The options that look like a misspelt one, written in full or without its group."""
+    known = [known for known, _ in _options(TrainConfig)]
+    same_name = [option for option in known if option.endswith(f".{path.rsplit('.')[-1]}")]
+    names = {option.rsplit(".")[-1]: option for option in known}
+    close = get_close_matches(path, known, n=3, cutoff=0.75) or [
+        names[name] for name in get_close_matches(path.rsplit(".")[-1], names, n=3, cutoff=0.7)
+    ]
+    near = same_name or close
+    return f" Did you mean {' or '.join(near)}?" if near else " `train.py --help` lists all options."

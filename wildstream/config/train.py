@@ -1,0 +1,38 @@
+"""All options of a training run, and what they must agree on."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from wildstream.config.data import DataConfig
+from wildstream.config.model import ModelConfig, known_backbone
+from wildstream.config.options import Strict
+from wildstream.config.trainer import TrainerConfig
+from wildstream.errors import ConfigError
+
+
+class TrainConfig(Strict):
+    """All options of a training run."""
+
+    data: DataConfig
+    model: ModelConfig
+    trainer: TrainerConfig = TrainerConfig()
+
+    @model_validator(mode="after")
+    def _check_splits(self) -> TrainConfig:
+        if self.data.train_split == self.data.val_split:
+            raise ValueError(
+                f"data.train_split and data.val_split are both {self.data.train_split!r}: a model must not be "
+                "validated on what it was trained on. Take another split."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_backbone(self) -> TrainConfig:
+        """Features may be of any backbone: those of another one are refused when they are opened."""
+        try:
+            if not self.data.precomputed:
+                known_backbone(self.model.backbone)
+        except ConfigError as error:
+            raise ValueError(f"model.{error}") from error
+        return self

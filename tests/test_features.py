@@ -236,9 +236,9 @@ def contents(folder):
 
 @pytest.mark.slow
 def test_two_ranks_make_the_same_shards_as_one(tiny_shards, tmp_path, weights):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for name, launcher in (("one", []), ("two", torchrun)):
-        assert start(weights, tiny_shards / "train", tmp_path / name, *launcher).wait(110) == 0
+        assert start(weights, tiny_shards / "train", tmp_path / name, *launcher).wait(240) == 0
     one, two = (contents(tmp_path / name / "train") for name in ("one", "two"))
     assert len(one) == 3
     assert one == two

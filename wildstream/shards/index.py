@@ -183,6 +183,18 @@ class Index:
         row = {name: self._table[name][video].as_py() for name in ("shard", "offset", "size")}
         return urls.join(self.folder, row["shard"]), row["offset"], row["size"]
 
+    @property
+    def shard_names(self) -> list[str]:
+        """(num_videos,) file name of each video's shard."""
+        names: list[str] = self._table["shard"].to_pylist()
+        return names
+
+    @property
+    def extents(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """(num_videos,) offset of each video's first byte in its shard, and (num_videos,) its number of bytes."""
+        offset, size = (self._table[name].to_numpy().astype(np.int64) for name in ("offset", "size"))
+        return offset, size
+
     def checksum(self, video: int) -> str:
         """SHA-256 of a video's bytes, in hexadecimal."""
         return str(self._table["sha256"][video].as_py())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from wildstream.errors import ShardError
 from wildstream.samples import Batch, DecodedSegment
 from wildstream.shards.feature_info import TORCH
+from wildstream.storage import urls
 from wildstream.stream.segments import planned_windows
 from wildstream.stream.storage import Want, read_member, read_members
 
@@ -70,13 +71,103 @@ class ReadFeatures:
 
 
 @dataclass(kw_only=True)
-class GatherFeatures:
-    """Gather the batches of a share of a plan."""
+class MappedFeatures:
+    """All windows of local feature shards: where each lies, kept from epoch to epoch."""
 
     index: Index
     """The features."""
     style: SlidingStyle
     """The style that they were made with."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Mapped memory stays in its process."""
+        return partial(MappedFeatures, index=self.index, style=self.style), ()
+
+    def gather(self, windows: Ints, videos: Ints) -> torch.Tensor:
+        """Features of windows.
+
+        Args:
+            windows: (B,) numbers of the windows in their videos.
+            videos: (B,) numbers of the videos in the index.
+
+        Returns:
+            (B, tokens, dim) in the precision that they were extracted with, CPU; memory of its own.
+
+        Raises:
+            ShardError: A shard is missing, or shorter than the index says.
+        """
+        info = _info(self.index)
+        first = self._first_byte[videos] + windows * info.window_bytes
+        shards = self._shard[videos].tolist()
+        views = {shard: self._view(shard) for shard in set(shards)}
+        runs = zip(shards, first.tolist(), (first + info.window_bytes).tolist(), strict=True)
+        # Joining slices is the quickest way to copy many runs of bytes together: one loop in C for all of a batch.
+        data = bytearray().join([views[shard][start:stop] for shard, start, stop in runs])
+        return torch.frombuffer(data, dtype=TORCH[info.dtype]).view(len(videos), *info.shape)
+
+    def close(self) -> None:
+        """Let go of the shards; what is gathered afterwards looks anew whether they are still the same."""
+        self._views.clear()
+
+    @cached_property
+    def bad(self) -> npt.NDArray[np.bool_]:
+        """(num_windows,) which have no features; (0,) where all have."""
+        counts = self.style.num_windows(self.index.num_frames)
+        first = np.cumsum(counts) - counts
+        if not (skipped := self.index.skipped()):
+            return np.zeros(0, np.bool_)
+        bad = np.zeros(int(counts.sum()), np.bool_)
+        for video, windows in skipped.items():
+            bad[first[video] + windows] = True
+        return bad
+
+    @cached_property
+    def _first_byte(self) -> Ints:
+        """(num_videos,) where in its shard the first window of each video begins."""
+        offsets, sizes = self.index.extents
+        needed = self.style.num_windows(self.index.num_frames) * _info(self.index).window_bytes
+        if len(short := np.flatnonzero(sizes < needed)):
+            video = int(short[0])
+            raise ShardError(
+                f"{self.index.keys[video]}: {sizes[video]:,} bytes of features in {self.index.place(video)[0]}, "
+                f"{needed[video]:,} are needed for its windows. Extract the features again."
+            )
+        first: Ints = offsets + sizes - needed
+        return first
+
+    @cached_property
+    def _shard(self) -> npt.NDArray[np.int32]:
+        """(num_videos,) number of each video's shard."""
+        numbers = {name: number for number, name in enumerate(self.index.info.shards)}
+        return np.asarray([numbers[name] for name in self.index.shard_names], np.int32)
+
+    @cached_property
+    def _ends(self) -> Ints:
+        """(num_shards,) bytes that each shard has at least."""
+        ends = np.zeros(len(self.index.info.shards), np.int64)
+        np.maximum.at(ends, self._shard, np.sum(self.index.extents, axis=0))
+        return ends
+
+    @cached_property
+    def _views(self) -> dict[int, memoryview]:
+        """Shards that were opened since `close`."""
+        return {}
+
+    def _view(self, shard: int) -> memoryview:
+        """A shard's bytes."""
+        if (view := self._views.get(shard)) is None:
+            path, end = urls.join(self.index.folder, self.index.info.shards[shard]), int(self._ends[shard])
+            mapped = read_member(self.index.storage, Want(path, 0, end, [(0, end)]))
+            view = self._views[shard] = memoryview(mapped.numpy().data)
+        return view
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatherFeatures:
+    """The batches of a share of a plan."""
+
+    mapped: MappedFeatures
+    """The features."""
     batch_size: int
     """Windows per batch."""
     labels: npt.NDArray[np.bool_]
@@ -86,70 +177,30 @@ class GatherFeatures:
 
     def __call__(self, plan: Plan, share: Share) -> Iterator[Batch]:
         """The batches of a share of a plan, in order; ShardError where a shard is missing or cut off."""
+        index, style, bad = self.mapped.index, self.mapped.style, self.mapped.bad
+        keys, first_window = index.keys, plan.first_window
+        self.mapped.close()
         numbers, real = plan.windows(share)
-        counts = np.diff(plan.first_window)
-        video = np.repeat(np.arange(len(counts)), counts)
-        starts = self.style.starts(np.arange(len(video)) - plan.first_window[video])
-        bad = self._bad
         for first in range(0, len(numbers), self.batch_size):
             rows = slice(first, first + self.batch_size)
-            windows, true = numbers[rows], real[rows]
-            videos = video[windows].tolist()
+            numbered, mask = numbers[rows], real[rows]
+            videos = np.searchsorted(first_window, numbered, side="right") - 1
+            windows = numbered - first_window[videos]
             problems = {}
             if len(bad):
-                broken = np.isin(windows, bad)
-                problems = {
-                    row: complaint(self.index.keys[videos[row]]) for row in np.flatnonzero(broken & true).tolist()
-                }
-                true = true & ~broken
+                broken = bad[numbered]
+                problems = {row: complaint(keys[videos[row]]) for row in np.flatnonzero(broken & mask).tolist()}
+                mask = mask & ~broken
             yield Batch(
                 frames=None,
-                features=None if self.only_labels else self._gather(windows - plan.first_window[videos], videos),
-                labels=torch.from_numpy(self.labels[windows]),
-                keys=[self.index.keys[video] for video in videos],
-                starts=torch.from_numpy(starts[windows]),
-                mask=torch.from_numpy(np.asarray(true)),
+                features=None if self.only_labels else self.mapped.gather(windows, videos),
+                labels=torch.from_numpy(self.labels[numbered]),
+                keys=[keys[video] for video in videos.tolist()],
+                starts=torch.from_numpy(style.starts(windows)),
+                mask=torch.from_numpy(mask),
                 positions=torch.arange(first, first + len(windows)),
                 problems=problems,
             )
-
-    @cached_property
-    def _bad(self) -> Ints:
-        """Running numbers of the windows that have no features."""
-        counts = self.style.num_windows(self.index.num_frames)
-        first = np.cumsum(counts) - counts
-        skipped = self.index.skipped()
-        parts = [first[video] + windows for video, windows in skipped.items()]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-    @cached_property
-    def _arrays(self) -> dict[int, npt.NDArray[np.uint8]]:
-        """(windows, window_bytes) of the videos that were asked for so far, views of the mapped shards."""
-        return {}
-
-    def _array(self, video: int) -> npt.NDArray[np.uint8]:
-        """The features of one video; views of the mapped shard."""
-        shard, offset, size = self.index.place(video)
-        count, each = int(self.style.num_windows(self.index.num_frames[video])), _info(self.index).window_bytes
-        head = size - count * each
-        if head < 0:
-            raise ShardError(
-                f"{self.index.keys[video]}: {size:,} bytes of features in {shard}, {count * each:,} are needed for its "
-                f"{count:,} windows. Extract the features again."
-            )
-        member = read_member(self.index.storage, Want(shard, offset, size, [(0, size)])).numpy()
-        array: npt.NDArray[np.uint8] = member[head:].reshape(count, each)
-        self._arrays[video] = array
-        return array
-
-    def _gather(self, windows: Ints, videos: list[int]) -> torch.Tensor:
-        """The features of windows by their numbers in their videos, (B, tokens, dim)."""
-        info, arrays = _info(self.index), self._arrays
-        out = np.empty((len(videos), info.window_bytes), np.uint8)
-        for row, (video, window) in enumerate(zip(videos, windows.tolist(), strict=True)):
-            array = arrays.get(video)
-            out[row] = (self._array(video) if array is None else array)[window]
-        return torch.from_numpy(out).view(TORCH[info.dtype]).view(len(videos), *info.shape)
 
 
 def _info(index: Index) -> FeatureInfo:

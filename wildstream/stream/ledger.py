@@ -28,9 +28,11 @@ class Ledger:
 
     def add(self, batch: Batch) -> None:
         """Count one batch."""
-        self.delivered += int(batch.mask.sum())
-        self.skipped.update(batch.problems.values())
-        self.padded += len(batch) - int(batch.mask.sum()) - len(batch.problems)
+        delivered = int(batch.mask.sum())
+        self.delivered += delivered
+        self.padded += len(batch) - delivered - len(batch.problems)
+        if batch.problems:
+            self.skipped.update(batch.problems.values())
 
     @property
     def num_skipped(self) -> int:

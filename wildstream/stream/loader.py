@@ -23,8 +23,9 @@ from wildstream.samples import Batch
 from wildstream.storage import urls
 from wildstream.stream.decode import AHEAD
 from wildstream.stream.footprint import NOTHING, DecodingCost, Footprint, add_up, decoding_cost, measure
+from wildstream.stream.gather import MappedFeatures
 from wildstream.stream.ledger import Ledger
-from wildstream.stream.pipeline import Recipe, per_frame
+from wildstream.stream.pipeline import Recipe, frame_bytes, per_frame
 from wildstream.stream.plan import (
     LANES,
     POOL_SEGMENTS,
@@ -90,7 +91,7 @@ class Loader:
     num_workers: int | None = None
     """Threads, or processes, that decode; the number of available cores by default."""
     workers: Literal["threads", "processes"] = "threads"
-    """Threads are faster; processes help where a transform in Python is slow."""
+    """Threads are faster; processes help where a transform in Python is slow. Mapped features need neither."""
     rank: int | None = None
     """This process's number; from torch.distributed or the environment by default."""
     world_size: int | None = None
@@ -321,8 +322,9 @@ class Loader:
             threads=self._num_workers if self.workers == "threads" else 1,
             device=self.device,
             decoded_by=self.decoded_by,
+            mapped=self._mapped if self.order.everywhere else None,
         )
-        if self.workers == "threads" or self.only_labels:
+        if self.workers == "threads" or self.only_labels or self.order.everywhere:
             return recipe.batches(plan, share)
         return run_processes(
             partial(recipe.part, plan, share, self._num_workers),
@@ -351,23 +353,15 @@ class Loader:
         return self.style.labels_of(self.index.track(video) for video in range(len(self.index)))
 
     def _frame_bytes(self) -> npt.NDArray[np.int64]:
-        """Bytes of one frame of each video as it is kept."""
-        if (features := self.index.info.features) is not None:  # a segment has at most step_size frames for a window
-            each = 0 if self.order.everywhere else -(-features.window_bytes // self.style.step_size)
-            return np.full(len(self.index), each, np.int64)
-        if self.only_labels:
+        """Bytes of one frame of each video as it is kept; of mapped features and of labels alone nothing is."""
+        if self.only_labels or self.order.everywhere:
             return np.zeros(len(self.index), np.int64)
-        sizes: dict[tuple[int, int], int] = {}
-        result = np.empty(len(self.index), np.int64)
-        for video in range(len(self.index)):
-            size = self.index.frame_size(video)
-            if size not in sizes:
-                frame = torch.empty((1, 3, *size), dtype=torch.uint8)
-                for function in per_frame(self.style, self.size):
-                    frame = function(frame)
-                sizes[size] = frame.numel()
-            result[video] = sizes[size]
-        return result
+        return frame_bytes(self.index, self.style, self.size)
+
+    @cached_property
+    def _mapped(self) -> MappedFeatures:
+        """Where the windows of local feature shards lie, kept from epoch to epoch."""
+        return MappedFeatures(index=self.index, style=self.style)
 
     @property
     def _num_windows(self) -> int:

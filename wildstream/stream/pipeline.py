@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 import webdataset
 from torch import Tensor
 
 from wildstream.samples import Batch
-from wildstream.storage.urls import is_remote
 from wildstream.stream.batches import Batches
 from wildstream.stream.decode import Decode
-from wildstream.stream.gather import GatherFeatures, ReadFeatures
+from wildstream.stream.gather import GatherFeatures, MappedFeatures, ReadFeatures
 from wildstream.stream.patches import Tile
 from wildstream.stream.plan import Plan, Share
 from wildstream.stream.segments import LabelPlanned, ReadPlanned
@@ -22,7 +23,6 @@ from wildstream.stream.shuffle import DrawPlanned
 from wildstream.stream.transforms import Resize, ResizeBy, Size, parse_size
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from wildstream.shards.index import Index
@@ -59,6 +59,23 @@ def make_decode(
     return Decode(per_frame=per_frame(style, size), threads=threads, device=device, decoded_by=counter)
 
 
+def frame_bytes(index: Index, style: SlidingStyle, size: Size | None) -> npt.NDArray[np.int64]:
+    """(num_videos,) bytes of one frame of each video as segments keep it; of features, of a frame's share of them."""
+    if (features := index.info.features) is not None:  # a segment has at most step_size frames for a window
+        return np.full(len(index), -(-features.window_bytes // style.step_size), np.int64)
+    sizes: dict[tuple[int, int], int] = {}
+    result = np.empty(len(index), np.int64)
+    for video in range(len(index)):
+        shape = index.frame_size(video)
+        if shape not in sizes:
+            frame = torch.empty((1, 3, *shape), dtype=torch.uint8)
+            for function in per_frame(style, size):
+                frame = function(frame)
+            sizes[shape] = frame.numel()
+        result[video] = sizes[shape]
+    return result
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recipe:
     """From planned segments to batches."""
@@ -85,19 +102,17 @@ class Recipe:
     """Where to decode, and where frames are kept."""
     decoded_by: Counter[str]
     """Where segments are counted, by who decoded them."""
+    mapped: MappedFeatures | None = None
+    """Local feature shards, where the index is of such."""
 
     def batches(self, plan: Plan, share: Share) -> Iterator[Batch]:
         """The batches of a share of a plan."""
-        features = self.index.info.features is not None
-        if features and not is_remote(self.index.folder):
+        if self.mapped is not None:
             gather = GatherFeatures(
-                index=self.index,
-                style=self.style,
-                batch_size=self.batch_size,
-                labels=self.labels(),
-                only_labels=self.only_labels,
+                mapped=self.mapped, batch_size=self.batch_size, labels=self.labels(), only_labels=self.only_labels
             )
             return gather(plan, share)
+        features = self.index.info.features is not None
         reading = [ReadFeatures(self.index, self.style)] if features else self._decoding()
         stages = [
             lambda: plan.segments(share),

@@ -10,7 +10,6 @@ Planned reading never parses a tar: the index names offset and size.
 
 from __future__ import annotations
 
-import mmap
 from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,8 +26,8 @@ from wildstream.errors import ShardError
 from wildstream.storage import urls
 from wildstream.storage.access import Storage
 
-OPEN_SHARDS = 128
-"""Local shards that stay mapped at a time; below the usual limit of open files."""
+OPEN_SHARDS = 1024
+"""Local shards that stay mapped at a time; they take addresses, no memory and no open files."""
 AHEAD_BYTES = 128 << 20
 """What is requested before it is wanted, at most, unless one member is larger."""
 REQUESTS = 16
@@ -182,7 +181,7 @@ def _mapped(want: Want) -> Tensor:
     try:
         status = shard.stat()
         mapped = _map(shard, (status.st_ino, status.st_mtime_ns, status.st_size))
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError) as error:
         raise ShardError(f"shard {shard} cannot be opened: {error}. Pack the videos again, or restore it.") from error
     if want.offset + want.size > mapped.numel():
         raise ShardError(
@@ -194,9 +193,8 @@ def _mapped(want: Want) -> Tensor:
 
 @lru_cache(maxsize=OPEN_SHARDS)
 def _map(shard: Path, identity: tuple[int, int, int]) -> Tensor:
-    """A whole shard as uint8. Copy-on-write, because torch wants memory that it may write to.
+    """A whole shard as uint8, mapped copy-on-write; the file does not stay open, as it would with Python's mmap.
 
     `identity` (inode, time of writing, size) tells a shard from another one that was packed in its place.
     """
-    with shard.open("rb") as file:
-        return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
+    return torch.from_file(str(shard), shared=False, size=identity[-1], dtype=torch.uint8)

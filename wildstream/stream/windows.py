@@ -23,11 +23,10 @@ import yaml
 
 from wildstream.errors import ConfigError
 from wildstream.locations import CONFIGS
+from wildstream.shards.labels import LabelTrack
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-    from wildstream.shards.labels import LabelTrack
 
     Ints = npt.NDArray[np.int64]
 
@@ -150,6 +149,26 @@ class SlidingStyle:
         """Labels of all windows of several videos, one after the other: (num_windows, num_classes)."""
         labels = [self.labels(track) for track in tracks]
         return np.concatenate(labels) if labels else np.zeros((0, 0), np.bool_)
+
+    def find_track(self, labels: npt.NDArray[np.bool_]) -> LabelTrack | None:
+        """A track that `labels` would give these labels for, (num_windows, num_classes); None where there is none.
+
+        It has as few frames as possible. Frames that count for no window are labelled as those before them.
+        """
+        kept = (len(labels) - 1) * self.step_size + self.window_size
+        shortest = (kept - 1) * self.temporal_sample_interval + 1 - self.pad_front - self.pad_behind
+        for num_frames in range(shortest, shortest + self.step_size * self.temporal_sample_interval):
+            counting = self.label_frames(np.arange(len(labels)), num_frames)
+            happens = np.ones((num_frames, labels.shape[1]), np.bool_)
+            for label in range(labels.shape[1]):  # wherever no window denies it
+                happens[counting[~labels[:, label]], label] = False
+            counts = np.zeros(num_frames, np.bool_)
+            counts[counting] = True
+            before = np.maximum.accumulate(np.where(counts, np.arange(num_frames), -1))
+            track = LabelTrack.from_rows(happens[np.where(before < 0, counts.argmax(), before)])
+            if np.array_equal(self.labels(track), labels):
+                return track
+        return None
 
     def as_dict(self) -> dict[str, Any]:
         """The parameters by name, as in configs/sliding."""

@@ -2,6 +2,7 @@
 
     pack(source, out, format="frames")          videos and labels → WebDataset tar shards and their index
     index_shards("s3://bucket/train")           the index of tar shards that others made, where they lie
+    import_features(root, out, style=...)       features that WildFins saved → feature shards
     open_index("shards/train")                  labels, lengths, counts; no video is opened
     DatasetBuilder(path=..., style=...).build() all windows of a split; `.loader(...)` gives batches
     ModelBuilder().set_backbone(...)...build()  a model for them
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         WildStreamError,
     )
     from wildstream.evaluation import Evaluation, evaluate
+    from wildstream.features.wildfins import ImportReport, import_features
     from wildstream.models.classifier import ModelBuilder, VideoClassifier
     from wildstream.samples import Batch, Clip
     from wildstream.shards.adopt import IndexReport, index_shards
@@ -72,6 +74,7 @@ _PLACES = {
         "WildStreamError",
     ),
     "wildstream.evaluation": ("Evaluation", "evaluate"),
+    "wildstream.features.wildfins": ("ImportReport", "import_features"),
     "wildstream.models.classifier": ("ModelBuilder", "VideoClassifier"),
     "wildstream.samples": ("Batch", "Clip"),
     "wildstream.shards.adopt": ("IndexReport", "index_shards"),
@@ -106,6 +109,7 @@ __all__ = [
     "FFmpegError",
     "Fault",
     "FormatError",
+    "ImportReport",
     "Index",
     "IndexReport",
     "LabelError",
@@ -131,6 +135,7 @@ __all__ = [
     "compose_config",
     "evaluate",
     "get_style",
+    "import_features",
     "index_shards",
     "open_index",
     "open_shards",

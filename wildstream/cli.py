@@ -1,16 +1,19 @@
-"""The command line: `wildstream pack | index | extract | verify | inspect | evaluate | doctor | demo`."""
+"""The command line: `wildstream pack | index | extract | import | verify | inspect | evaluate | doctor | demo`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NoReturn
 
 from wildstream.commands import (
     EXIT_CODES,
     add_extract_options,
+    add_import_options,
     add_index_options,
     add_pack_options,
     parse_count,
@@ -24,6 +27,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_safely(lambda: int(options.run(options)))
 
 
+class _CommandParser(argparse.ArgumentParser):
+    """Names a misspelt option before what is missing: mostly it is the reason why something is."""
+
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401
+        """As argparse's own."""
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """As argparse's own; status 2."""
+        known = list(self._option_string_actions)
+        given = [argument.partition("=")[0] for argument in self._given if argument.startswith("--")]
+        if unknown := [option for option in given if option not in (*known, "--")]:
+            near = get_close_matches(unknown[0], known)
+            message = f"{unknown[0]} is not an option" + (f"; did you mean {' or '.join(near)}?" if near else "")
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
@@ -33,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"wildstream {version('wildstream')}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_CommandParser)
     for name, summary, description, add_options in (
         (
             "pack",
@@ -53,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
             "Extract features, to train heads on without decoding. A second call extracts only what is missing. For "
             "several processes: accelerate launch tools/extract_features.py ...",
             add_extract_options,
+        ),
+        (
+            "import",
+            "features that WildFins saved → feature shards",
+            "Import features that WildFins saved as .npy files, bit by bit. A second call imports only what is new.",
+            add_import_options,
         ),
         (
             "evaluate",

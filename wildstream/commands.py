@@ -1,4 +1,4 @@
-"""The commands that make shards: `wildstream pack`, `index` and `extract`; tools/ has them as scripts."""
+"""The commands that make shards: `wildstream pack`, `index`, `extract` and `import`; tools/ has them as scripts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wildstream.errors import ConfigError, WildStreamError
+from wildstream.errors import ConfigError, Interrupted, WildStreamError
 from wildstream.sizes import parse_bytes
 
 if TYPE_CHECKING:
     from wildstream.shards.transcode import Transcode
+    from wildstream.stream.windows import SlidingStyle
 
 EXIT_CODES = """exit status:
   0  all is well
@@ -23,10 +24,17 @@ EXIT_CODES = """exit status:
 REFUSED = 3
 
 
+INTERRUPTED = 75
+"""Exit status of a training that was told to stop and can go on: EX_TEMPFAIL of sysexits.h, "try again later"."""
+
+
 def run_safely(command: Callable[[], int]) -> int:
-    """The exit status of a command; what the user can do something about becomes a message on stderr and 1."""
+    """The exit status of a command; what the user can do something about becomes a message on stderr and 1 (or 75)."""
     try:
         return command()
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return INTERRUPTED
     except WildStreamError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
     except OSError as error:
@@ -267,6 +275,93 @@ def run_extract(options: argparse.Namespace) -> int:
     if report.ledger.skipped:
         print(report.ledger.reasons())
     return 0
+
+
+def add_import_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `wildstream import`, which tools/import_features.py has too."""
+    parser.add_argument(
+        "root",
+        type=Path,
+        metavar="ROOT",
+        help="folder of one split: [VIDEO/]MODEL_features/VIDEO_00000000.npy, a sample each, and "
+        "[VIDEO/]labels/VIDEO.tsv, whose row i is of sample i: 0 or 1 for each class, or a class number",
+    )
+    parser.add_argument("out", metavar="OUT", help="folder or URL; the split gets a folder in it, as features/train")
+    parser.add_argument(
+        "--style",
+        type=parse_style,
+        required=True,
+        metavar="NAME|PARAMETERS",
+        help="sliding style that the windows were cut with: a name, or as '{window_size: 16, step_size: 8}'. Where the "
+        "folder is `frames`, windows are cut with it now. Folders named as another style are left out",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="model whose features are taken, as in MODEL_features (default: the only one). Needed where the folder is "
+        "`inputs` or `frames`, which does not tell it. train.py takes it as model.backbone",
+    )
+    parser.add_argument("--subset", action="append", metavar="VIDEO", help="take this video alone; may be repeated")
+    parser.add_argument("--split", metavar="NAME", help="name of the split (default: that of the folder)")
+    parser.add_argument(
+        "--categories",
+        type=Path,
+        metavar="FILE",
+        help="JSON list of class names (default: categories.json in ROOT or the folder above)",
+    )
+    parser.add_argument(
+        "--task",
+        choices=("multi_label", "single_label"),
+        help="what the labels mean: any classes in a row, or one (default: single_label for class numbers)",
+    )
+    parser.add_argument(
+        "--shard-bytes", type=parse_size_option, default=512 << 20, metavar="SIZE", help="of a shard (default: 512MiB)"
+    )
+    parser.set_defaults(run=run_import)
+
+
+def run_import(options: argparse.Namespace) -> int:
+    """Import, and say what was imported."""
+    from wildstream.features.wildfins import import_features
+    from wildstream.shards.labels import read_categories
+    from wildstream.storage.urls import redact
+
+    report = import_features(
+        options.root,
+        options.out,
+        style=options.style,
+        model=options.model,
+        subset=options.subset,
+        split=options.split,
+        categories=None if options.categories is None else read_categories(options.categories),
+        task=options.task,
+        shard_bytes=options.shard_bytes,
+    )
+    info, there = report.info, f" ({report.reused} of them were there)" if report.reused else ""
+    rows, dim = info.shape
+    samples = "frames" if report.are_frames else "windows"
+    print(f"{redact(report.folder)}: {sum(report.windows.values()):,} windows of {len(report.windows)} videos{there}")
+    print(f"  of each window {rows} × {dim} {info.dtype}, {info.window_bytes:,} bytes; {samples} of {info.backbone}")
+    print("  videos are told apart by the names of the files alone; no window crosses from one to another")
+    for key, count in report.not_finite.items():
+        print(f"not finite  {key}: {count:,} of {report.windows[key]:,} windows have NaN or infinity, and are imported")
+    return 0
+
+
+def parse_style(text: str) -> str | SlidingStyle:
+    """The name of a sliding style, or its parameters as YAML."""
+    import yaml
+
+    from wildstream.stream.windows import SlidingStyle, get_style
+
+    try:
+        parameters = yaml.safe_load(text)
+        if isinstance(parameters, dict):
+            return SlidingStyle(**parameters)
+        get_style(text)
+    except (ConfigError, TypeError, yaml.YAMLError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def run_alone(

@@ -11,6 +11,7 @@
     ├── ShardError           fatal: shards or index are missing, damaged, or do not fit each other
     │   └── StorageError         a file or object is missing, forbidden, changed, or not to be had after many attempts
     ├── LedgerError          fatal: an epoch's windows do not add up
+    ├── Interrupted          a training was told to stop, and can go on where it was
     └── SampleError          skippable: one video is at fault, the others are fine
         ├── LabelError           its labels are missing or malformed
         └── VideoError           its bytes do not decode to what the index promises
@@ -23,6 +24,7 @@ __all__ = [
     "EnvironmentProblem",
     "FFmpegError",
     "FormatError",
+    "Interrupted",
     "LabelError",
     "LaunchError",
     "LedgerError",
@@ -78,6 +80,10 @@ class StorageError(ShardError):
 
 class LedgerError(WildStreamError):
     """What was delivered, skipped and padded is not what was planned."""
+
+
+class Interrupted(WildStreamError):
+    """A training was told to stop by a signal; everything that is needed to go on was written."""
 
 
 class SampleError(WildStreamError):

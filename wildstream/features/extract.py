@@ -11,14 +11,11 @@ another number of ranks, changes nothing but the time that it takes.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +27,21 @@ from tqdm import tqdm
 
 from wildstream.errors import ConfigError
 from wildstream.features.encode import EncodeWindows, check_tokens, hash_weights
-from wildstream.features.write import finish_array, open_array, remove_arrays, write_shard
+from wildstream.features.write import (
+    Shard,
+    array_path,
+    assign_shards,
+    finish_array,
+    left_rows,
+    open_array,
+    pack_shard,
+    publish,
+)
 from wildstream.launch import check_launch
 from wildstream.models.backbones import Backbone, Weights, make_backbone
 from wildstream.shards.feature_info import STORED, FeatureInfo, Precision, Tokens
-from wildstream.shards.index import DatasetInfo, Index, make_table, open_index, write_table
-from wildstream.shards.places import Place, make_place, metadata_of, read_rows
+from wildstream.shards.index import DatasetInfo, Index, open_index
+from wildstream.shards.places import Place, make_place
 from wildstream.storage.access import Storage
 from wildstream.storage.urls import is_remote, local_path
 from wildstream.stream.gather import complaint
@@ -138,15 +144,6 @@ def extract(
     return extraction.run(state, max_skipped, progress=progress)
 
 
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    """The videos that one shard is made of, by their numbers in the index."""
-
-    name: str
-    videos: list[int]
-    fingerprint: str
-
-
 @dataclass(kw_only=True)
 class _Extraction:
     """Extracts one split."""
@@ -185,7 +182,8 @@ class _Extraction:
                     ledger.delivered += sum(int(self.counts[video]) for video in shard.videos) - sum(counts.values())
             state.wait_for_everyone()
             if self.rank == 0 and not whole:
-                self._publish(shards, [old.get(shard.name, self._left(shard)) for shard in shards])
+                tables = [old.get(shard.name, left_rows(self.place, shard)) for shard in shards]
+                publish(self.place, self.dataset, shards, tables)
             state.wait_for_everyone()
         ledger.check()
         return ExtractReport(self.info, ledger, self.reused)
@@ -233,32 +231,14 @@ class _Extraction:
         """The stage that decodes."""
         return make_decode(self.style, self.size, resize=self.resize, threads=self.threads, device="cpu")
 
-    def _assign(self) -> list[_Shard]:
+    def _assign(self) -> list[Shard]:
         """Fill shards in order of key."""
-        groups: list[list[int]] = []
-        room = 0
-        for video, count in enumerate(self.counts.tolist()):
-            size = count * self.info.window_bytes
-            if not groups or size > room:
-                groups.append([])
-                room = self.shard_bytes
-            groups[-1].append(video)
-            room -= size
-        marks = [self._fingerprint(videos) for videos in groups]
-        return [_Shard(self.place.shard_name(n, mark), groups[n], mark) for n, mark in enumerate(marks)]
-
-    def _fingerprint(self, videos: list[int]) -> str:
-        """Hash of all that a shard's content depends on."""
-        facts = [self.info.model_dump(), [(self.index.keys[video], self.index.checksum(video)) for video in videos]]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-    def _part(self, name: str) -> Path:
-        """Where the rows of a finished shard are kept until all are there."""
-        return self.place.staging() / f"{name}.parquet"
+        marks = [(key, self.index.checksum(video)) for video, key in enumerate(self.index.keys)]
+        return assign_shards(self.place, self.info, marks, self.counts.tolist(), self.shard_bytes)
 
     def _obtain(
         self,
-        shard: _Shard,
+        shard: Shard,
         old: dict[str, pa.Table],
         ledger: Ledger,
         max_skipped: float,
@@ -269,7 +249,7 @@ class _Extraction:
         """The rows of one shard: of an earlier packing, left there by a killed call, or extracted now."""
         table = old.get(shard.name)
         if table is None:
-            table = self._left(shard)
+            table = left_rows(self.place, shard)
         elif not whole:
             self.place.take(shard.name)
         if table is not None:
@@ -277,23 +257,15 @@ class _Extraction:
             bar.update(sum(int(self.counts[video]) for video in shard.videos))
             rows: list[dict[str, Any]] = table.to_pylist()
             return rows
-        files = {video: self._file(shard, video) for video in shard.videos}
+        files = {video: array_path(self.place, shard, video) for video in shard.videos}
         todo = [video for video, path in files.items() if not path.exists()]
         self.reused += len(files) - len(todo)
         bar.update(sum(int(self.counts[video]) for video in set(files) - set(todo)))
         self._extract(todo, files, ledger, max_skipped, bar)
-        return self._pack(shard, files)
-
-    def _left(self, shard: _Shard) -> pa.Table | None:
-        """The rows of a shard that this call, or one that was killed, has finished."""
-        left = read_rows(self._part(shard.name))
-        if left is None or metadata_of(left).get("fingerprint") != shard.fingerprint:
-            return None
-        return left if self.place.has(shard.name, metadata_of(left)) else None
-
-    def _file(self, shard: _Shard, video: int) -> Path:
-        """Where the features of one video are kept until its shard is complete."""
-        return self.place.staging() / f"{shard.fingerprint[:16]}.{video:08d}.npy"
+        rows = [dict(self.rows[video]) for video in shard.videos]
+        tracks = [self.index.track(video) for video in shard.videos]
+        pack_shard(self.place, shard, self.dataset, rows, tracks)
+        return rows
 
     def _extract(
         self, videos: list[int], files: dict[int, Path], ledger: Ledger, max_skipped: float, bar: tqdm[Any]
@@ -333,45 +305,27 @@ class _Extraction:
                     places = np.full(len(windows), -1)
                     yield Segment(video=video, windows=windows, positions=places, real=places < 0)
 
-    def _pack(self, shard: _Shard, files: dict[int, Path]) -> list[dict[str, Any]]:
-        """Write one shard and its rows, and delete the files that it was made of."""
-        temporary = self.place.staging() / f".{shard.name}.tmp"
-        rows = [{**self.rows[video], "shard": shard.name} for video in shard.videos]
-        arrays = [files[video] for video in shard.videos]
-        write_shard(temporary, self.index, self.info, rows, arrays)
-        metadata = {"fingerprint": shard.fingerprint, "refused": "[]", "bytes": str(temporary.stat().st_size)}
-        temporary.replace(temporary.with_name(shard.name))
-        self.place.add(shard.name)
-        write_table(self._part(shard.name), make_table(rows, metadata))
-        remove_arrays(arrays)
-        return rows
-
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """The rows of the clip index."""
         return self.index.rows()
 
-    def _publish(self, shards: list[_Shard], tables: list[pa.Table]) -> None:
-        """Put the new split in the place of the old one."""
-        merged = pa.concat_tables(table.replace_schema_metadata(None) for table in tables).sort_by("key")
-        metadata = {
-            shard.name: json.dumps(metadata_of(table), sort_keys=True)
-            for shard, table in zip(shards, tables, strict=True)
-        }
+    @cached_property
+    def dataset(self) -> DatasetInfo:
+        """What the index of the features will mean; its shards are not known yet."""
         source = self.index.info
-        info = DatasetInfo(
+        return DatasetInfo(
             categories=source.categories,
             task=source.task,
             split=source.split,
             format=source.format,
-            num_videos=merged.num_rows,
+            num_videos=len(self.index),
             num_frames=source.num_frames,
-            shards=[shard.name for shard in shards],
-            packed_by=f"wildstream {version('wildstream')}",
+            shards=[],
+            packed_by="",
             transcode=source.transcode,
             features=self.info,
         )
-        self.place.publish(info, merged.replace_schema_metadata(metadata))
 
 
 def _bits(features: torch.Tensor) -> torch.dtype:

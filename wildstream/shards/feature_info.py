@@ -28,7 +28,10 @@ TORCH = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class FeatureInfo(BaseModel):
-    """How features were made; a part of dataset.json."""
+    """How features were made; a part of dataset.json.
+
+    Imported ones do not tell all: weights, resize and source are then empty, and size is (1, 1).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -107,8 +107,8 @@ class FrameAnnotated:
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
-        _check_folder(root)
-        categories = _find_categories(root)
+        check_folder(root)
+        categories = find_categories(root)
         if categories is None:
             raise FormatError(f"no categories.json in {root} or the folder above; the columns of the labels need names")
         return _pair(root, categories, label_extensions=("tsv", "txt"), folders_in_key=0)
@@ -133,7 +133,7 @@ class VideoAnnotated:
     def scan(self, root: Path) -> Scan:
         """See Format."""
         scan = _pair(root, [], label_extensions=("txt",), folders_in_key=1)
-        scan.categories = _find_categories(root) or _categories_from_folders(scan.sources)
+        scan.categories = find_categories(root) or _categories_from_folders(scan.sources)
         return scan
 
     def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
@@ -159,7 +159,7 @@ class EventAnnotated:
     def scan(self, root: Path) -> Scan:
         """See Format."""
         scan = _pair(root, [], label_extensions=("csv", "tsv"), folders_in_key=0)
-        scan.categories = _find_categories(root) or _categories_from_events(root, scan.sources)
+        scan.categories = find_categories(root) or _categories_from_events(root, scan.sources)
         return scan
 
     def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
@@ -200,7 +200,7 @@ def select_splits(scan: Scan, splits: Sequence[str]) -> Scan:
     return Scan(scan.categories, sources, refused, unused)
 
 
-def _find_categories(root: Path) -> list[str] | None:
+def find_categories(root: Path) -> list[str] | None:
     """The categories.json in the source folder or the one above, if there is one."""
     for folder in (root, root.resolve().parent):
         if (path := folder / "categories.json").is_file():
@@ -208,7 +208,7 @@ def _find_categories(root: Path) -> list[str] | None:
     return None
 
 
-def _check_folder(root: Path) -> None:
+def check_folder(root: Path) -> None:
     """Refuse a source that is no folder."""
     if not root.is_dir():
         raise FormatError(f"{root} is not a folder")
@@ -260,7 +260,7 @@ def _categories_from_events(root: Path, sources: Sequence[Source]) -> list[str]:
 
 def _pair(root: Path, categories: list[str], *, label_extensions: Sequence[str], folders_in_key: int) -> Scan:
     """Pair every video below root with the label file of the same name; name what stays alone."""
-    _check_folder(root)
+    check_folder(root)
     scan = Scan(categories)
     files = sorted(path for path in root.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(root)))
     videos = [path for path in files if path.suffix[1:].lower() in VIDEO_EXTENSIONS]

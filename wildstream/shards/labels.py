@@ -197,6 +197,20 @@ def read_frame_rows(path: Path, *, num_frames: int, categories: list[str]) -> La
     Raises:
         LabelError: Another number of rows or columns, or another value; the message has the line.
     """
+    rows = read_rows(path, categories=categories)
+    if len(rows) != num_frames:
+        raise LabelError(
+            f"{path.name} has {len(rows)} rows, but {num_frames} frames of the video decode; a row per frame is needed"
+        )
+    return LabelTrack.from_rows(rows)
+
+
+def read_rows(path: Path, *, categories: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Read headerless, tab-separated rows of 0 and 1, a column per class: (num_rows, num_classes).
+
+    Raises:
+        LabelError: Another number of columns, or another value; the message has the line.
+    """
     lines = _text_lines(path)
     width = len(categories)
     for number, line in enumerate(lines, start=1):
@@ -206,12 +220,29 @@ def read_frame_rows(path: Path, *, num_frames: int, categories: list[str]) -> La
         for cell in cells:
             if cell not in ("0", "1"):
                 raise LabelError(f"{path.name}, line {number}: {cell!r:.40} is neither 0 nor 1")
-    if len(lines) != num_frames:
-        raise LabelError(
-            f"{path.name} has {len(lines)} rows, but {num_frames} frames of the video decode; a row per frame is needed"
-        )
     flat = np.frombuffer("".join(lines).replace("\t", "").encode("ascii"), np.uint8)
-    return LabelTrack.from_rows(flat.reshape(num_frames, width) == ord("1"))
+    rows: npt.NDArray[np.bool_] = flat.reshape(len(lines), width) == ord("1")
+    return rows
+
+
+def read_class_column(path: Path, *, categories: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Read headerless rows of one class number each: (num_rows, num_classes), true in one place of each row.
+
+    Raises:
+        LabelError: A row is not the number of a class; the message has the line.
+    """
+    lines = _text_lines(path)
+    for number, line in enumerate(lines, start=1):
+        if not (line.isascii() and line.isdigit() and len(line) < 10 and int(line) < len(categories)):
+            raise LabelError(f"{path.name}, line {number}: {line!r:.40} is no class from 0 to {len(categories) - 1}")
+    numbers = np.array([int(line) for line in lines], np.int64)
+    rows: npt.NDArray[np.bool_] = numbers[:, np.newaxis] == np.arange(len(categories))
+    return rows
+
+
+def has_one_column(path: Path) -> bool:
+    """Whether the first row of a tab-separated file has one cell; LabelError where it cannot be read."""
+    return "\t" not in "".join(_text_lines(path)[:1])
 
 
 def read_clip_class(path: Path) -> int:

@@ -354,7 +354,10 @@ def test_a_plain_stream_of_clips_with_one_class(tmp_path, tank):
         ({"txt": b"no video"}, "one: no video among its members"),
         ({"mp4": b"not a video", "cls": b"0"}, "one: not a video that FFmpeg can open"),
         ({"mp4": None}, "one: neither labels.npy nor cls"),
-        ({"mp4": None, "labels.npy": np.zeros((3, 3))}, r"one: labels.npy is \(3, 3\), but \(90, 4\) is needed"),
+        (
+            {"mp4": None, "labels.npy": np.zeros((3, 3))},
+            r"one: labels.npy has the shape \(3, 3\), but 90 frames and num_classes=4 make \(90, 4\)",
+        ),
         ({"mp4": None, "labels.npy": np.array([{}], object)}, "one: labels.npy is not a plain array"),
     ],
 )

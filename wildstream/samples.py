@@ -131,7 +131,7 @@ class Clip:
         return None if self.segment_frames is None else self.segment_frames[self.places]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Batch:
     """Clips that a model sees at once."""
 
@@ -166,6 +166,15 @@ class Batch:
     def __len__(self) -> int:
         """Number of clips, B."""
         return len(self.keys)
+
+    def __repr__(self) -> str:
+        """What it holds, for people: shapes, not pixels."""
+        parts = [f"{len(self)} clips of {len(set(self.keys))} videos, {int(self.mask.sum())} of them count"]
+        for name in ("frames", "features", "labels"):
+            if (tensor := getattr(self, name)) is not None:
+                kind = str(tensor.dtype).removeprefix("torch.")
+                parts.append(f"{name} {tuple(tensor.shape)} {kind} on {tensor.device}")
+        return f"Batch({', '.join(parts)})"
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with frames or features, labels and mask on a device."""

@@ -234,7 +234,7 @@ def _wandb() -> Iterator[Finding]:
     elif place := accounts.wandb_place():
         yield Finding("W&B login", "ok", place)
     else:
-        yield Finding("W&B login", "missing", "no API key", "wandb login, or train with WANDB_MODE=offline")
+        yield Finding("W&B login", "missing", "no API key; runs are logged offline", "wandb login")
 
 
 def _object_stores() -> Iterator[Finding]:

@@ -167,7 +167,10 @@ class ParseSamples:
             except LabelError as error:
                 raise LabelError(f"{key}: {error}") from error
             if rows.shape != (num_frames, self.num_classes):
-                raise LabelError(f"{key}: labels.npy is {rows.shape}, but {(num_frames, self.num_classes)} is needed")
+                raise LabelError(
+                    f"{key}: labels.npy has the shape {rows.shape}, but {num_frames} frames and num_classes="
+                    f"{self.num_classes} make {(num_frames, self.num_classes)}. Give as many classes as the shards have."
+                )
             return LabelTrack.from_rows(rows)
         if "cls" in sample:
             try:

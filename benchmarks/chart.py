@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +21,33 @@ FAMILIES = (
 )
 
 
-def draw_windows(result: dict[str, Any], path: Path) -> None:
-    """Write the chart; where matplotlib is missing, say so."""
+@contextmanager
+def plotting(path: Path) -> Iterator[Any]:
+    """matplotlib.pyplot in the style of these charts; where it is missing, None, and it is said."""
     try:
         import matplotlib
     except ImportError:
         print(
             f"{path.name} is not drawn: matplotlib is not installed; pip install 'wildstream[bench]'", file=sys.stderr
         )
+        yield None
         return
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    with pyplot.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "axes.labelcolor": INK}):
+        yield pyplot
+
+
+def draw_windows(result: dict[str, Any], path: Path) -> None:
+    """Write the chart; where matplotlib is missing, say so."""
     cases = result["cases"]
     steps = sorted({case["step"] for case in cases})
     rows = sorted({(case["height"], case["gop"]) for case in cases})
     width, height = 1.7 + 2.9 * len(steps), 0.75 + 2.05 * len(rows)
-    with pyplot.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "axes.labelcolor": INK}):
+    with plotting(path) as pyplot:
+        if pyplot is None:
+            return
         figure, grid = pyplot.subplots(
             len(rows),
             len(steps),

@@ -1,203 +1,90 @@
-"""How fast features are read: windows per second in batches of 64, in global random order, against other ways.
+"""How fast features are read from a local disk: windows per second in batches of 64, shuffled, against other ways.
 
-    wildstream           a loader over feature shards, shuffled, from local disk
-    webdataset           WebDataset over tars with a .npy per window, shuffled by its buffer (not globally)
+    wildstream           a loader over feature shards, in global random order
+    webdataset           tars with a .npy per window, shuffled by its buffer (not globally)
+    mosaicml             MosaicML streaming, MDS with a window as bytes: its loader; or, as "indexed", `dataset[number]`
+    litdata              LitData, what its `optimize` gives with a window as bytes, shuffled by chunks and within them
     safetensors          a file per video, opened once, a slice per window
-    folders              a .npy per window in folders, as WildFins keeps them
+    folders_per_window   a .npy per window in a folder per video
+    folders_per_frame    a .npy per frame in a folder per video, as WildFins keeps them; windows read their 16 frames
     memory_copy          the same batches gathered from one array in memory: the ceiling
 
-Every way delivers the same windows, all of them once a round; files are in the page cache.
+Each library has a process of its own, with no workers, or two processes where it says so; data sets are opened, and
+workers started, once. All take turns (see `benchmarks.lanes`, also for the environment that MosaicML and LitData want).
+All deliver every window once a pass, which is looked at, and the same bytes, which are compared in the pass that warms
+up. Files are in the page cache.
 """
 
 from __future__ import annotations
 
-import io
-import tarfile
 import tempfile
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-import webdataset
-from safetensors import safe_open
-from safetensors.torch import save_file
+from benchmarks.feature_data import BATCH, make_windows
+from benchmarks.feature_formats import FORMATS, as_data, write_formats
+from benchmarks.lanes import CORES, ROUNDS, Lane, Way, race, started
+from benchmarks.measuring import on_cores, ratio, spread
+from benchmarks.peers.object_source import Remote
 
-from benchmarks.measuring import ratio, spread
-from wildstream.shards.feature_info import FEATURES, FeatureInfo
-from wildstream.shards.index import DatasetInfo, make_table, write_info, write_table
-from wildstream.stream.dataset import DatasetBuilder
-from wildstream.stream.windows import SlidingStyle
-
-STYLE = SlidingStyle(window_size=16, samples_per_window=16, step_size=4)
-FRAMES = 600
-BATCH = 64
-BUFFER = 2048
-SHAPES = {"16x768": (16, 768), "768": (1, 768)}
-ROUNDS = 5
-
-
-def run(*, short: bool) -> dict[str, object]:
-    """Figures for windows of 16 tokens and of one, fp16."""
-    return {
-        name: _compare(shape, videos=8 if short else 40, rounds=2 if short else ROUNDS)
-        for name, shape in SHAPES.items()
-    }
+TOKENS = {"16x768": 16, "768": 1}
+PER_SHARD = 1000
+WAYS: dict[str, Way] = {
+    "wildstream": Way("wildstream", kept=True),
+    "webdataset": Way("webdataset", workers=0, kept=True),
+    "webdataset_2_workers": Way("webdataset", kept=True),
+    "mosaicml": Way("mosaicml", workers=0, kept=True),
+    "mosaicml_2_workers": Way("mosaicml", kept=True),
+    "mosaicml_indexed": Way("mosaicml", workers=0, variant="indexed", kept=True),
+    "litdata": Way("litdata", workers=0, kept=True),
+    "litdata_2_workers": Way("litdata", kept=True),
+    **{
+        name: Way("arrays", workers=0, variant=name, kept=True)
+        for name in ("safetensors", "folders_per_window", "folders_per_frame", "memory_copy")
+    },
+}
 
 
-def _compare(shape: tuple[int, int], *, videos: int, rounds: int) -> dict[str, object]:
-    """All ways, in turns."""
-    count = int(STYLE.num_windows(FRAMES))
-    values = np.random.default_rng(0).integers(0, 30_000, (videos, count, *shape)).astype(np.int16).view(np.float16)
-    with tempfile.TemporaryDirectory() as folder:
-        ways: dict[str, Callable[[int], Iterator[int]]] = {
-            "wildstream": _wildstream(Path(folder) / "shards", values),
-            "webdataset": _webdataset(Path(folder) / "webdataset", values),
-            "safetensors": _safetensors(Path(folder) / "safetensors", values),
-            "folders": _folders(Path(folder) / "folders", values),
-            "memory_copy": _memory_copy(values),
+def run(*, short: bool) -> dict[str, Any]:
+    """Figures for windows of 16 tokens and of one, fp16; the short form on few videos in two rounds."""
+    with on_cores(CORES), started({name: name for name in FORMATS}) as sources:
+        return {
+            name: _compare(tokens, name, sources, videos=8 if short else 40, rounds=2 if short else ROUNDS)
+            for name, tokens in TOKENS.items()
         }
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(rounds + 1):
-            for name, way in ways.items():
-                started = time.perf_counter()
-                delivered = sum(way(number))
-                seconds = time.perf_counter() - started
-                if delivered != videos * count:
-                    raise RuntimeError(f"{name} delivered {delivered} of {videos * count} windows")
-                if number:  # the first round fills caches
-                    rates[name].append(delivered / seconds)
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """The chart of what `run` gave."""
+    from benchmarks.feature_chart import draw_features
+
+    draw_features(result, path)
+
+
+def _compare(
+    tokens: int, shape: str, sources: dict[str, Remote | str], *, videos: int, rounds: int, per_shard: int = PER_SHARD
+) -> dict[str, Any]:
+    """All ways, in turns."""
+    values = make_windows(tokens, videos=videos)
+    ways = {name: way for name, way in WAYS.items() if tokens > 1 or way.variant != "folders_per_frame"}
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root) / "features"
+        write_formats(folder, values, sources, per_shard)
+        data = as_data(folder, values)
+        lanes = {name: Lane(way, "features", data, sources[way.source]) for name, way in ways.items()}
+        race(shape, lanes, rounds)
+        versions = {source: remote.versions for source, remote in sources.items() if isinstance(remote, Remote)}
+    rates = {name: lane.rates for name, lane in lanes.items() if lane.rates}
+    others = [one["others_cpu_share"] for lane in lanes.values() for one in lane.passes]
     return {
-        "windows": videos * count,
+        "windows": len(data.everything),
         "bytes_of_a_window": int(values[0, 0].nbytes),
+        "batch": BATCH,
+        "cores": CORES,
+        "rounds": rounds,
+        "versions": versions,
+        "others_cpu_share": spread(others),
         "windows_per_second": {name: spread(found) for name, found in rates.items()},
         "ratios": {name: ratio(rates["wildstream"], found) for name, found in rates.items() if name != "wildstream"},
+        "errors": {name: lane.error for name, lane in lanes.items() if lane.error},
     }
-
-
-def _order(values: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:
-    """All windows in random order: (windows, 2) numbers of video and window."""
-    places = np.stack(np.meshgrid(*map(np.arange, values.shape[:2]), indexing="ij"), axis=-1).reshape(-1, 2)
-    return np.random.default_rng(seed).permutation(places)
-
-
-def _batches(values: np.ndarray[Any, Any], seed: int) -> Iterator[np.ndarray[Any, Any]]:
-    """The same, in batches."""
-    order = _order(values, seed)
-    yield from (order[first : first + BATCH] for first in range(0, len(order), BATCH))
-
-
-def _wildstream(folder: Path, values: np.ndarray[Any, Any]) -> Callable[[int], Iterator[int]]:
-    """Feature shards and their loader."""
-    folder.mkdir()
-    rows = []
-    with tarfile.open(folder / "000000.tar", "w") as tar:
-        for video, array in enumerate(values):
-            data = _npy(array)
-            row = dict.fromkeys(("width", "height", "ctime"), 0) | {"events": [], "key_frames": [0], "skipped": []}
-            row |= {
-                "key": f"{video:06d}",
-                "shard": "000000.tar",
-                "extension": FEATURES,
-                "size": len(data),
-                "sha256": "",
-            }
-            row |= {
-                "num_frames": FRAMES,
-                "time_base_numerator": 1,
-                "time_base_denominator": 25,
-                "codec": "",
-                "source": "",
-            }
-            rows.append(row | {"pixel_format": ""})
-            member = tarfile.TarInfo(f"{video:06d}.{FEATURES}")
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    with tarfile.open(folder / "000000.tar") as tar:
-        for row, member in zip(rows, tar, strict=True):
-            row["offset"] = member.offset_data
-    write_table(folder / "index.parquet", make_table(rows))
-    size, (tokens, dim) = (224, 224), values.shape[2:]
-    features = FeatureInfo(
-        backbone="", weights="", style=STYLE.as_dict(), size=size, resize="", tokens="pooled", dtype="fp16",
-        members=tokens, num_tokens=1, dim=dim, source="",
-    )  # fmt: skip
-    info = DatasetInfo(
-        categories=["a"], task="multi_label", split="train", format="frames", num_videos=len(rows), packed_by="",
-        num_frames=FRAMES * len(rows), shards=["000000.tar"], features=features,
-    )  # fmt: skip
-    write_info(folder, info)
-    dataset = DatasetBuilder(path=folder, style=STYLE, precomputed=True).build()
-
-    def deliver(seed: int) -> Iterator[int]:
-        for batch in dataset.loader(batch_size=BATCH, shuffle=True, seed=seed):
-            yield int(batch.mask.sum())
-
-    return deliver
-
-
-def _webdataset(folder: Path, values: np.ndarray[Any, Any]) -> Callable[[int], Iterator[int]]:
-    """A .npy per window in tars."""
-    folder.mkdir()
-    with webdataset.ShardWriter(str(folder / "%06d.tar"), maxcount=1000, verbose=0) as writer:
-        for video, array in enumerate(values):
-            for window, features in enumerate(array):
-                writer.write({"__key__": f"{video:06d}_{window:06d}", "npy": features})
-    shards = sorted(map(str, folder.glob("*.tar")))
-
-    def deliver(seed: int) -> Iterator[int]:
-        stream = webdataset.WebDataset(shards, shardshuffle=len(shards), seed=seed).shuffle(BUFFER).decode()
-        for (batch,) in stream.to_tuple("npy").batched(BATCH, partial=True):
-            yield len(torch.from_numpy(np.asarray(batch)))
-
-    return deliver
-
-
-def _safetensors(folder: Path, values: np.ndarray[Any, Any]) -> Callable[[int], Iterator[int]]:
-    """A file per video, kept open."""
-    folder.mkdir()
-    for video, array in enumerate(values):
-        save_file({"features": torch.from_numpy(array)}, folder / f"{video:06d}.safetensors")
-    files = [safe_open(path, "pt").get_slice("features") for path in sorted(folder.iterdir())]
-
-    def deliver(seed: int) -> Iterator[int]:
-        for places in _batches(values, seed):
-            yield len(torch.stack([files[video][window] for video, window in places.tolist()]))
-
-    return deliver
-
-
-def _folders(folder: Path, values: np.ndarray[Any, Any]) -> Callable[[int], Iterator[int]]:
-    """A .npy per window, in a folder per video."""
-    for video, array in enumerate(values):
-        (folder / f"{video:06d}").mkdir(parents=True)
-        for window, features in enumerate(array):
-            np.save(folder / f"{video:06d}" / f"train_{window:08d}.npy", features)
-
-    def deliver(seed: int) -> Iterator[int]:
-        for places in _batches(values, seed):
-            read = [np.load(folder / f"{v:06d}" / f"train_{w:08d}.npy") for v, w in places.tolist()]
-            yield len(torch.from_numpy(np.stack(read)))
-
-    return deliver
-
-
-def _memory_copy(values: np.ndarray[Any, Any]) -> Callable[[int], Iterator[int]]:
-    """Rows of one array."""
-    flat = values.reshape(-1, *values.shape[2:])
-
-    def deliver(seed: int) -> Iterator[int]:
-        order = np.random.default_rng(seed).permutation(len(flat))
-        for first in range(0, len(order), BATCH):
-            yield len(torch.from_numpy(flat[order[first : first + BATCH]]))
-
-    return deliver
-
-
-def _npy(array: np.ndarray[Any, Any]) -> bytes:
-    """An array as the bytes of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()

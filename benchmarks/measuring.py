@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import numpy as np
@@ -19,6 +19,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def ratio(over: Sequence[float], under: Sequence[float]) -> dict[str, float]:
     """Median, minimum and maximum of the ratios of each round."""
     return spread([a / b for a, b in zip(over, under, strict=True)])
+
+
+def fastest(rates: Mapping[str, Sequence[float]], names: Iterable[str]) -> str:
+    """Which of these has the highest median."""
+    return max(names, key=lambda name: float(np.median(rates[name])))
 
 
 @contextmanager

@@ -26,7 +26,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fcntl import F_SETPIPE_SZ, fcntl
 from pathlib import Path
@@ -44,6 +44,9 @@ LOGIN = {
 }
 FAULTS = ("refused", "reset")
 """What the proxy does instead of forwarding, each in half of the faults: an answer of 503, a reset connection."""
+LATENCY_MS = 50.0
+FAULT_RATE = 0.1
+"""Of the proxies among `all_servers`."""
 _FOREIGN = re.compile(r"^(AWS|AZURE|GOOGLE)_|^(ALL|HTTPS?|NO)_PROXY$", re.IGNORECASE)
 _PIPE_BYTES = 1 << 20
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -106,6 +109,20 @@ def proxy(upstream: Server, *, milliseconds: float = 0.0, faults: float = 0.0) -
     """A proxy before a server: each request waits so long, and this share of them fails."""
     with _own("proxy", upstream.endpoint, str(milliseconds), str(faults)) as server:
         yield server
+
+
+def all_servers(stack: ExitStack, root: Path) -> dict[str, tuple[Server, ...]]:
+    """By name, the server that is asked, and those behind it; `root` is the folder of the bucket's folder."""
+    origin = stack.enter_context(moto())
+    upload(root / BUCKET, origin)
+    return {
+        "local": (),
+        "moto": (origin,),
+        "files": (stack.enter_context(files(root)),),
+        "proxy": (stack.enter_context(proxy(origin)), origin),
+        "latency": (stack.enter_context(proxy(origin, milliseconds=LATENCY_MS)), origin),
+        "faults": (stack.enter_context(proxy(origin, faults=FAULT_RATE)), origin),
+    }
 
 
 def upload(folder: Path, server: Server) -> None:

@@ -20,12 +20,12 @@ from pathlib import Path
 from wildstream.training.checkpoints import current_commit, used_versions
 
 NAMES = ("plan", "shuffle", "windows", "decoding", "features")
-ON_REQUEST = ("gpu", "storage")
+ON_REQUEST = ("gpu", "storage", "feature_storage")
 """Those that run only where they are named."""
 RESULTS = Path(__file__).parent / "results"
 HELP = (
-    f"one of {', '.join(NAMES)}, all by default; or gpu, which needs an NVIDIA GPU, or storage, which needs moto and "
-    "compares with what benchmarks/storage.py names"
+    f"one of {', '.join(NAMES)}, all by default; or gpu, which needs an NVIDIA GPU, or storage or feature_storage, "
+    "which need moto and compare with what benchmarks/storage.py names"
 )
 PEERS = ("av", "decord", "spdl")
 """What is compared with, beyond what the package itself stands on."""

@@ -28,62 +28,46 @@ environment that has them:
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
-import time
 import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import psutil
-
 from benchmarks.footage import CACHE, Case, is_real, make_case
-from benchmarks.measuring import on_cores, ratio, spread
-from benchmarks.object_server import BUCKET, Server, environment, files, moto, proxy, upload
+from benchmarks.lanes import (
+    CORES,
+    OWN_ENVIRONMENT,
+    ROUNDS,
+    Data,
+    Lane,
+    Way,
+    against_fastest,
+    against_itself,
+    race,
+    servers_note,
+    started,
+)
+from benchmarks.measuring import on_cores
+from benchmarks.object_server import BUCKET, all_servers
 from benchmarks.peers.base import read_videos
-from benchmarks.peers.object_source import Remote, Settings, SourceError, digest, drop_folder, new_folder
+from benchmarks.peers.object_source import Remote, SourceError
 from wildstream.shards.pack import pack
 
-ROUNDS = 5
-CORES = 2
 STEP, GOP, HEIGHT = 8, 30, 360
 PER_SHARD = 4
-LATENCY_MS = 50.0
-FAULT_RATE = 0.1
-PEERS_PYTHON = "WILDSTREAM_PEERS_PYTHON"
 OWN_FORMAT = ("mosaicml", "litdata")
-"""Those that have a format of their own, and an environment."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way to read one of the data sets."""
-
-    source: str
-    """Which library, as `benchmarks/peers/object_<source>.py` is named."""
-    server: str
-    """"local", "moto", "files", or one of the proxies "proxy", "latency" and "faults"."""
-    workers: int = 2
-    """Threads of WildStream, processes of the others; 0 reads in the process itself."""
-    data: str = ""
-    """Data set; the part's own by default."""
-    cache: str = ""
-    """WildStream's cache_dir: none, "cold" or "warm"."""
-    alone: bool = False
-    """Read by obstore alone."""
+"""Those that have a format of their own; the others read the same shards."""
+PACKED = "wildstream/train"
+"""The shards of a data set below its folder."""
 
 
 def _bytes_ways(server: str) -> dict[str, Way]:
     """All libraries, in one process and with two workers."""
     ways = {
         f"wildstream_{server}": Way("wildstream", server),
-        f"obstore_{server}": Way("wildstream", server, alone=True),
+        f"obstore_{server}": Way("wildstream", server, variant="alone"),
     }
     for source in ("webdataset", *OWN_FORMAT):
         for workers, suffix in ((0, ""), (2, "_2_workers")):
@@ -111,6 +95,21 @@ WINDOWS: dict[str, Way] = {
     "mosaicml_moto": Way("mosaicml", "moto"),
     "litdata_moto": Way("litdata", "moto"),
 }
+PAIRS = {
+    "bytes": [
+        ("wildstream_moto", "wildstream_local"),
+        ("wildstream_50ms", "wildstream_proxy"),
+        ("wildstream_faults", "wildstream_proxy"),
+    ],
+    "windows": [
+        ("wildstream_moto", "wildstream_local"),
+        ("wildstream_50ms", "wildstream_local"),
+        ("wildstream_cold_cache", "wildstream_local"),
+        ("wildstream_warm_cache", "wildstream_local"),
+        ("wildstream_single_faults", "wildstream_single_proxy"),
+    ],
+}
+"""WildStream's ways that are set against each other."""
 
 
 def run(*, short: bool) -> dict[str, Any]:
@@ -126,27 +125,30 @@ def run(*, short: bool) -> dict[str, Any]:
         root = CACHE / f"storage_{name}"
         cases = {kind: _packed(root, kind, *size, PER_SHARD) for kind, size in sizes.items()}
         cases["single"] = _packed(root, "single", *sizes["windows"], 1)
-        sources = stack.enter_context(_started(("wildstream", "webdataset", *OWN_FORMAT)))
+        names = ("wildstream", "webdataset", *OWN_ENVIRONMENT)
+        sources = stack.enter_context(started(dict(zip(names, names, strict=True))))
         _write_formats(root / BUCKET, cases, sources)
-        servers = _servers(stack, root)
+        servers = all_servers(stack, root)
         lanes = {
             part: {
-                name: _Lane(
-                    way,
-                    what,
-                    cases[way.data or part],
-                    root / BUCKET / (way.data or part),
-                    sources[way.source],
-                    servers[way.server],
-                )
+                name: Lane(way, what, _data(cases, way.data or part, what), sources[way.source], servers[way.server])
                 for name, way in ways.items()
             }
             for part, what, ways in (("bytes", "samples", BYTES), ("windows", "batches", WINDOWS))
         }
         for part, some in lanes.items():
-            _race(part, some, rounds)
+            race(part, some, rounds)
         versions = {source: remote.versions for source, remote in sources.items() if isinstance(remote, Remote)}
     rates = {part: {name: lane.rates for name, lane in some.items() if lane.rates} for part, some in lanes.items()}
+    ratios = {
+        f"{part}: {name}": found
+        for part in PAIRS
+        for name, found in {
+            **against_fastest(rates[part], "moto"),
+            **against_fastest(rates[part], "files"),
+            **against_itself(rates[part], PAIRS[part]),
+        }.items()
+    }
     return {
         "what": "whole videos, not decoded; and clips of 16 frames at 224x224, step 8, in batches of 8, decoded",
         "clock": "from asking for the first until the last has come; index opened before, workers started within",
@@ -155,20 +157,18 @@ def run(*, short: bool) -> dict[str, Any]:
         "real_footage": is_real(make_case(step=STEP, gop=GOP, height=HEIGHT, frames=sizes["windows"][1])),
         "versions": {**versions, "server": {"moto": moto_version}},
         "data": {kind: _described(case) for kind, case in cases.items()},
-        "ratios": _ratios(rates),
-        "note": _note(lanes["bytes"]),
+        "ratios": ratios,
+        "note": servers_note(lanes["bytes"]),
         **{part: {name: lane.report() for name, lane in some.items()} for part, some in lanes.items()},
     }
-
-
-# --- data -------------------------------------------------------------------------------------------------------------
 
 
 def _packed(root: Path, kind: str, videos: int, frames: int, per_shard: int) -> Case:
     """The footage many times, under other keys, packed into the bucket's folder where that is not yet done."""
     case = make_case(step=STEP, gop=GOP, height=HEIGHT, frames=frames)
-    out = root / BUCKET / kind / "wildstream"
-    if not (out / "train").is_dir():
+    shards = root / BUCKET / kind / PACKED
+    out = shards.parent
+    if not shards.is_dir():
         source, target = case.shards.parents[1] / "source", root / "source" / kind
         given = sorted(source.glob("train/*/*.mp4"))
         for number in range(videos):
@@ -182,7 +182,7 @@ def _packed(root: Path, kind: str, videos: int, frames: int, per_shard: int) -> 
         if report := pack(target, out, format="frames", shard_bytes=most, progress=False).refused:
             raise RuntimeError(f"the footage was refused: {report}")
         shutil.rmtree(target)
-    return Case(shards=out / "train", step=STEP, gop=GOP, height=HEIGHT)
+    return Case(shards=shards, step=STEP, gop=GOP, height=HEIGHT)
 
 
 def _write_formats(bucket: Path, cases: dict[str, Case], sources: dict[str, Remote | str]) -> None:
@@ -201,6 +201,19 @@ def _write_formats(bucket: Path, cases: dict[str, Case], sources: dict[str, Remo
                 sources[source] = str(error)
 
 
+def _data(cases: dict[str, Case], kind: str, what: str) -> Data:
+    """A data set as the lanes take it."""
+    case = cases[kind]
+    samples = what == "samples"
+    return Data(
+        folder=case.shards.parents[1],
+        formats={"wildstream": PACKED, "webdataset": PACKED, **{source: source for source in OWN_FORMAT}},
+        everything=[(key,) for key in case.num_frames] if samples else case.addresses(),
+        checksums=(lambda: {key: zlib.crc32(data) for key, data in read_videos(case).items()}) if samples else None,
+        facts={"shards": str(case.shards), "step": STEP, "gop": GOP, "height": HEIGHT},
+    )
+
+
 def _described(case: Case) -> dict[str, Any]:
     """How large a data set is."""
     return {
@@ -210,230 +223,3 @@ def _described(case: Case) -> dict[str, Any]:
         "shards": len(case.tars),
         "bytes": sum(Path(tar).stat().st_size for tar in case.tars),
     }
-
-
-# --- processes --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _started(names: tuple[str, ...]) -> Iterator[dict[str, Remote | str]]:
-    """A process for each library; or what it lacks."""
-    found: dict[str, Remote | str] = {}
-    try:
-        for name in names:
-            python = os.environ.get(PEERS_PYTHON) if name in OWN_FORMAT else sys.executable
-            if not python:
-                found[name] = f"{PEERS_PYTHON} is not set; it names the Python of an environment with storage-peers"
-                continue
-            try:
-                found[name] = Remote(name, python, environment())
-            except (SourceError, OSError) as error:
-                found[name] = str(error)
-        for name, remote in found.items():
-            if isinstance(remote, str):
-                print(f"storage: {name}: {remote}", flush=True)
-        yield found
-    finally:
-        for remote in found.values():
-            if isinstance(remote, Remote):
-                remote.close()
-
-
-def _servers(stack: ExitStack, root: Path) -> dict[str, tuple[Server, ...]]:
-    """By name, the server that is asked, and those behind it."""
-    origin = stack.enter_context(moto())
-    upload(root / BUCKET, origin)
-    found: dict[str, tuple[Server, ...]] = {"local": (), "moto": (origin,)}
-    found["files"] = (stack.enter_context(files(root)),)
-    found["proxy"] = (stack.enter_context(proxy(origin)), origin)
-    found["latency"] = (stack.enter_context(proxy(origin, milliseconds=LATENCY_MS)), origin)
-    found["faults"] = (stack.enter_context(proxy(origin, faults=FAULT_RATE)), origin)
-    return found
-
-
-# --- the race ---------------------------------------------------------------------------------------------------------
-
-
-def _race(part: str, lanes: dict[str, _Lane], rounds: int) -> None:
-    """All ways of one part, in turns."""
-    for name, lane in lanes.items():
-        lane.turn(warm_up=True)
-        print(f"  {part} {name}: {lane.told()}", flush=True)
-    for _ in range(rounds):
-        for lane in lanes.values():
-            lane.turn()
-    for lane in lanes.values():
-        lane.end()
-
-
-@dataclass
-class _Lane:
-    """One way and what it took; what goes wrong becomes its `error`, and it runs no more."""
-
-    way: Way
-    what: str
-    case: Case
-    folder: Path
-    """Where the data set lies in all formats."""
-    remote: Remote | str
-    servers: tuple[Server, ...]
-    passes: list[dict[str, Any]] = field(default_factory=list)
-    error: str = ""
-    _epoch: int = 0
-    _warm: str = ""
-
-    @property
-    def rates(self) -> list[float]:
-        """Samples or windows per second of each round; none after an error."""
-        return [] if self.error else [one["count"] / one["seconds"] for one in self.passes]
-
-    def turn(self, *, warm_up: bool = False) -> None:
-        """One pass; the first warms up, and what it gave is compared."""
-        if isinstance(self.remote, str):
-            self.error = self.remote
-        if self.error or isinstance(self.remote, str):
-            return
-        if self.way.cache == "warm":
-            self._warm = self._warm or new_folder()
-        cache = new_folder() if self.way.cache == "cold" else self._warm
-        facts = {"shards": str(self.case.shards), "step": STEP, "gop": GOP, "height": HEIGHT}
-        before = [(server.cpu_seconds(), server.counts()) for server in self.servers]
-        busy, started = _busy_seconds(), time.perf_counter()
-        try:
-            found = self.remote.one_pass(self.what, self._settings(cache), facts, look=warm_up)
-        except SourceError as error:
-            self.error = str(error)
-            return
-        finally:
-            if self.way.cache == "cold":
-                drop_folder(cache)
-        used = [server.cpu_seconds() - seconds for server, (seconds, _) in zip(self.servers, before, strict=True)]
-        found["server_cpu_seconds"] = sum(used)
-        others = _busy_seconds() - busy - found["cpu_seconds"] - sum(used)
-        found["others_cpu_share"] = max(0.0, others) / (time.perf_counter() - started)
-        if self.servers:
-            counts = self.servers[0].counts()
-            found["counts"] = {name: count - before[0][1].get(name, 0) for name, count in counts.items()}
-        self._epoch += 1
-        self.error = self._wrong(found, look=warm_up)
-        if not warm_up:
-            self.passes.append(found)
-
-    def end(self) -> None:
-        """Delete what was kept."""
-        if self._warm:
-            drop_folder(self._warm)
-
-    def told(self) -> str:
-        """How the preparation went, in a few words."""
-        return self.error or "all delivered once"
-
-    def report(self) -> dict[str, Any]:
-        """All that was found."""
-        if not self.rates:
-            return {"error": self.error}
-        report = {
-            "server": self.way.server,
-            "workers": self.way.workers,
-            "per_second": spread(self.rates),
-            "seconds": spread([one["seconds"] for one in self.passes]),
-            "open_seconds": spread([one["open_seconds"] for one in self.passes]),
-            "first_seconds": spread([one["first_seconds"] for one in self.passes]),
-            "cpu_seconds": spread([one["cpu_seconds"] for one in self.passes]),
-            "others_cpu_share": spread([one["others_cpu_share"] for one in self.passes]),
-        }
-        if self.what == "samples":
-            report["megabytes_per_second"] = spread([one["bytes"] / one["seconds"] / 1e6 for one in self.passes])
-        if self.servers:
-            report["server_cpu_share"] = spread([one["server_cpu_seconds"] / one["seconds"] for one in self.passes])
-        for name in sorted({name for one in self.passes for name in one.get("counts", {})}):
-            report[f"{name}_of_a_pass"] = spread([one["counts"].get(name, 0) for one in self.passes])
-        return report
-
-    def _settings(self, cache: str) -> Settings:
-        """Where this way reads from."""
-        endpoint = self.servers[0].endpoint if self.servers else ""
-        own = self.way.source if self.way.source in OWN_FORMAT else "wildstream/train"
-        url = f"s3://{BUCKET}/{self.folder.name}/{own}"
-        if self.way.server == "local":
-            url = str(self.folder / own)
-        elif self.way.source == "webdataset":
-            last = len(self.case.tars) - 1
-            url = f"{endpoint}/{BUCKET}/{self.folder.name}/{own}/{{000000..{last:06d}}}.tar"
-        elif self.way.alone:
-            url = f"obstore:{url}"
-        return Settings(url=url, endpoint=endpoint, workers=self.way.workers, cache=cache, epoch=self._epoch)
-
-    def _wrong(self, found: dict[str, Any], *, look: bool) -> str:
-        """What is wrong with what a pass delivered, if anything."""
-        if self.way.alone:
-            return ""
-        everything = self.case.addresses() if self.what == "batches" else [(key,) for key in self.case.num_frames]
-        if found["digest"] != digest(everything):
-            return f"not everything was delivered once: {found['count']} of {len(everything)} came"
-        if look and self.what == "samples":
-            videos = {key: zlib.crc32(data) for key, data in read_videos(self.case).items()}
-            if found["checksums"] != videos:
-                return "other bytes were delivered than those of the shards"
-        return ""
-
-
-def _busy_seconds() -> float:
-    """Processor time that everything on the machine has used."""
-    times = psutil.cpu_times()
-    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
-
-
-# --- what it comes to -------------------------------------------------------------------------------------------------
-
-
-def _ratios(rates: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
-    """WildStream's rates over the fastest peer's, and over its own elsewhere, round by round."""
-    ratios: dict[str, Any] = {}
-    for part, server in (("bytes", "moto"), ("bytes", "files"), ("windows", "moto")):
-        found, ours = rates[part], f"wildstream_{server}"
-        peers = [
-            name for name in found if name.endswith(f"_{server}") and not name.startswith(("wildstream", "obstore"))
-        ]
-        if ours in found and peers:
-            best = max(peers, key=lambda name: float(np.median(found[name])))
-            ratios[f"{part}: {ours} / fastest peer"] = {"peer": best, **ratio(found[ours], found[best])}
-    pairs = {
-        "bytes": [
-            ("wildstream_moto", "wildstream_local"),
-            ("wildstream_50ms", "wildstream_proxy"),
-            ("wildstream_faults", "wildstream_proxy"),
-        ],
-        "windows": [
-            ("wildstream_moto", "wildstream_local"),
-            ("wildstream_50ms", "wildstream_local"),
-            ("wildstream_cold_cache", "wildstream_local"),
-            ("wildstream_warm_cache", "wildstream_local"),
-            ("wildstream_single_faults", "wildstream_single_proxy"),
-        ],
-    }
-    for part, names in pairs.items():
-        for over, under in names:
-            if over in rates[part] and under in rates[part]:
-                ratios[f"{part}: {over} / {under}"] = ratio(rates[part][over], rates[part][under])
-    return ratios
-
-
-def _note(lanes: dict[str, _Lane]) -> str:
-    """Whether moto is what limits, in words."""
-    ours, alone = (lanes[name] for name in ("wildstream_moto", "obstore_moto"))
-    if not ours.passes or not alone.passes:
-        return ""
-    share, rate, most = (
-        float(np.median(values))
-        for values in (
-            [one["server_cpu_seconds"] / one["seconds"] for one in ours.passes],
-            [one["bytes"] / one["seconds"] / 1e6 for one in ours.passes],
-            [one["bytes"] / one["seconds"] / 1e6 for one in alone.passes],
-        )
-    )
-    return (
-        f"moto took {share:.2f} cores while WildStream read {rate:.0f} MB/s from it; obstore alone, in fewer and "
-        f"larger ranges, gets {most:.0f} MB/s. moto reads an object whole for each range. Local files and warm caches "
-        "come from the page cache."
-    )

@@ -5,9 +5,11 @@ import json
 
 import pytest
 
-from benchmarks import footage, windows
+from benchmarks import features, footage, windows
 from benchmarks.chart import draw_windows
+from benchmarks.feature_chart import draw_features
 from benchmarks.footage import make_case
+from benchmarks.lanes import PEERS_PYTHON, started
 from benchmarks.peers.base import Peer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # starts a process for each peer
@@ -77,6 +79,33 @@ def test_the_report_has_rates_ratios_and_ceilings_with_their_spread(found):
 def test_the_chart_is_drawn_or_said_to_be_missing(found, tmp_path, capsys):
     path = tmp_path / "windows.png"
     draw_windows({"cores": 2, "cases": [found]}, path)
+    if importlib.util.find_spec("matplotlib") is None:
+        assert "matplotlib is not installed" in capsys.readouterr().err
+    else:
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def feature_rates():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(PEERS_PYTHON, raising=False)
+        names = ("wildstream", "webdataset", "mosaicml", "litdata", "arrays")
+        with started({name: name for name in names}) as sources:
+            return features._compare(16, "16x768", sources, videos=2, rounds=2, per_shard=100)
+
+
+def test_every_way_to_read_features_delivers_the_same_windows_once(feature_rates):
+    assert feature_rates["windows"] == 300
+    lacking = {name for name in features.WAYS if name.startswith(("mosaicml", "litdata"))}
+    assert set(feature_rates["errors"]) == lacking  # one with wrong or missing windows would be among them
+    assert all(PEERS_PYTHON in error for error in feature_rates["errors"].values())
+    assert set(feature_rates["windows_per_second"]) == set(features.WAYS) - lacking
+    assert set(feature_rates["ratios"]) == set(features.WAYS) - lacking - {"wildstream"}
+
+
+def test_the_chart_of_features_is_drawn_or_said_to_be_missing(feature_rates, tmp_path, capsys):
+    path = tmp_path / "features.png"
+    draw_features({"16x768": feature_rates}, path)
     if importlib.util.find_spec("matplotlib") is None:
         assert "matplotlib is not installed" in capsys.readouterr().err
     else:

@@ -1,7 +1,8 @@
-"""What reads videos from object storage: in a process of its own, which talks in lines of JSON.
+"""What reads videos or features from object storage: in a process of its own, which talks in lines of JSON.
 
     {"do": "write", "shards", "out", "per_shard"}                its own format of the videos of packed shards
-    {"do": "pass", "what": "samples" | "batches", ...}           one pass; see `Settings`
+    {"do": "write_features", "values", "out", "per_shard"}       its own format of the windows in a .npy file
+    {"do": "pass", "what": "samples" | "batches" | "features"}   one pass; see `Settings`
 
 `python -m benchmarks.peers.object_source NAME` runs `object_NAME.py` beside this file; it may be another interpreter's
 than WildStream's. Nothing here imports more than each of them has.
@@ -19,11 +20,9 @@ import sys
 import tempfile
 import time
 import traceback
-import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +34,8 @@ import psutil
 from benchmarks.measuring import cpu_seconds
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from benchmarks.footage import Case
     from benchmarks.peers.base import Delivered
 
@@ -43,7 +44,8 @@ Sample = tuple[str, Any]
 
 PATIENCE = 300.0
 """Seconds that one pass may take."""
-PAGE = 4096
+GRACE = 5.0
+"""Seconds that a process has to end by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,27 +62,61 @@ class Settings:
     """Folder for what is read; empty for none, or where a library must have one, a new one that is deleted."""
     epoch: int = 0
     """Decides the order."""
+    variant: str = ""
+    """Which way, where the library has several."""
+    shape: Sequence[int] = ()
+    """Of features: tokens of a window, and their length."""
+    kept: bool = False
+    """Whether what is opened in the first pass, and its workers, are there for all that follow."""
 
 
-class Source(ABC):
+class Source:
     """A library."""
 
     packages: tuple[str, ...] = ()
     """What is compared, for their versions."""
 
-    @abstractmethod
+    def __init__(self) -> None:
+        self._kept: dict[str, Iterable[Any]] = {}
+
     def samples(self, settings: Settings) -> Iterable[Sample]:
         """All videos in shuffled order; what is done here, and not in iterating, is opening."""
+        raise NotImplementedError
 
-    @abstractmethod
     def batches(self, settings: Settings, case: Case) -> Iterable[Delivered]:
         """All windows in shuffled order; likewise."""
+        raise NotImplementedError
+
+    def features(self, settings: Settings) -> Iterable[Tensor]:
+        """All windows of features in batches, in shuffled order; where it is kept, it can be iterated again."""
+        raise NotImplementedError
 
     def write(self, case: Case, out: Path, per_shard: int) -> None:
         """Write the videos of packed shards in the library's own format, so many into each shard."""
         raise NotImplementedError
 
-    def close(self) -> None:  # noqa: B027 - not all have something to do
+    def write_features(self, values: np.ndarray[Any, Any], out: Path, per_shard: int) -> None:
+        """Write windows, (videos, windows, tokens, dim), in the library's own format, so many into each shard."""
+        raise NotImplementedError
+
+    def open(self, what: str, settings: Settings, case: Case | None) -> Iterable[Any]:
+        """What delivers; where it is kept, that of the pass before."""
+        same = repr(replace(settings, epoch=0))
+        if same in self._kept:
+            return self._kept[same]
+        found: Iterable[Any]
+        if what == "features":
+            found = self.features(settings)
+        elif what == "batches":
+            assert case is not None
+            found = self.batches(settings, case)
+        else:
+            found = self.samples(settings)
+        if settings.kept:
+            self._kept[same] = found
+        return found
+
+    def close(self) -> None:
         """End what a pass has left behind."""
 
 
@@ -112,8 +148,12 @@ class Remote:
         """Have the library's own format written."""
         self._ask({"do": "write", "shards": str(shards), "out": str(out), "per_shard": per_shard})
 
+    def write_features(self, values: Path, out: Path, per_shard: int) -> None:
+        """Likewise, of the windows in a .npy file."""
+        self._ask({"do": "write_features", "values": str(values), "out": str(out), "per_shard": per_shard})
+
     def one_pass(self, what: str, settings: Settings, case: dict[str, Any], *, look: bool) -> dict[str, Any]:
-        """A pass: seconds, open_seconds, cpu_seconds, samples, bytes, digest; with `look` the videos' checksums too."""
+        """A pass: seconds, open_seconds, cpu_seconds, count, bytes, digest; with `look` the checksums too."""
         answer: dict[str, Any] = self._ask(
             {"do": "pass", "what": what, "settings": asdict(settings), "case": case, "look": look}
         )
@@ -121,12 +161,17 @@ class Remote:
 
     def close(self) -> None:
         """End the process and those it started."""
+        started: list[psutil.Process] = []
         with suppress(psutil.Error):
             started = psutil.Process(self._process.pid).children(recursive=True)
-            self._process.kill()
-            for one in started:
-                with suppress(psutil.Error):
-                    one.kill()
+        with suppress(OSError, subprocess.TimeoutExpired):  # let it clean up
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            self._process.wait(timeout=GRACE)
+        self._process.kill()
+        for one in started:
+            with suppress(psutil.Error):
+                one.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
             if stream is not None:
@@ -204,6 +249,7 @@ def _main(name: str) -> None:
             where = traceback.extract_tb(error.__traceback__)[-1]
             text = " ".join(str(error).split())[:400]
             answer("error", f"{type(error).__name__}: {text} ({Path(where.filename).name}:{where.lineno})")
+    source.close()
 
 
 def _do(source: Source, request: dict[str, Any]) -> object:
@@ -214,52 +260,45 @@ def _do(source: Source, request: dict[str, Any]) -> object:
         shards = Path(request["shards"])
         source.write(Case(shards=shards, step=1, gop=1, height=1), Path(request["out"]), request["per_shard"])
         return None
-    settings, facts = Settings(**request["settings"]), request["case"]
-    case = Case(shards=Path(facts["shards"]), step=facts["step"], gop=facts["gop"], height=facts["height"])
+    if request["do"] == "write_features":
+        source.write_features(np.load(request["values"]), Path(request["out"]), request["per_shard"])
+        return None
+    settings, facts, case = Settings(**request["settings"]), request["case"], None
+    if facts:
+        case = Case(shards=Path(facts["shards"]), step=facts["step"], gop=facts["gop"], height=facts["height"])
+        case.num_frames  # noqa: B018 - is read once, before the clock
     try:
-        if request["what"] == "batches":
-            return _pass(source.batches, settings, case, look=request["look"])
-        return _pass(lambda settings, _: source.samples(settings), settings, case, look=request["look"])
+        return _pass(lambda: source.open(request["what"], settings, case), look=request["look"])
     finally:
-        source.close()
+        if not settings.kept:
+            source.close()
 
 
-def _pass(read: Any, settings: Settings, case: Case, *, look: bool) -> dict[str, Any]:  # noqa: ANN401
+def _pass(open_it: Callable[[], Iterable[Any]], *, look: bool) -> dict[str, Any]:
     """From the request for the first to the arrival of the last; opening is measured by itself."""
+    from benchmarks.peers.tally import Tally
+
     me = psutil.Process()
-    case.num_frames  # noqa: B018 - is read once, before the clock
+    tally = Tally(look=look)
     cpu, started = cpu_seconds(me), time.perf_counter()
-    stream = read(settings, case)
+    stream = open_it()
     opened = time.perf_counter()
-    delivered: list[tuple[Any, ...]] = []
-    checksums: dict[str, int] = {}
-    total = touched = 0
     first = 0.0
     for item in stream:
         first = first or time.perf_counter() - opened
-        if len(item) == 3:
-            frames, keys, starts = item
-            delivered += zip(keys, map(int, starts), strict=True)
-            total += frames.numel()
-            continue
-        key, data = item
-        content = np.frombuffer(data, np.uint8)
-        touched += int(content[::PAGE].sum())  # a mapped file is read when it is touched
-        delivered.append((key,))
-        total += len(content)
-        if look:
-            checksums[key] = zlib.crc32(content.data)
+        tally.add(item)
     seconds = time.perf_counter() - opened
     del stream
+    delivered = tally.delivered
     return {
         "seconds": seconds,
         "open_seconds": opened - started,
         "first_seconds": first,
         "cpu_seconds": cpu_seconds(me) - cpu,
         "count": len(delivered),
-        "bytes": total,
+        "bytes": tally.bytes,
         "digest": digest(delivered),
-        "checksums": checksums,
+        "checksums": tally.checksums,
     }
 
 
@@ -269,6 +308,13 @@ def workers_of(loader: Any) -> Iterator[Any]:  # noqa: ANN401 - a DataLoader of 
     yield from iterator
     if hasattr(iterator, "_shutdown_workers"):
         iterator._shutdown_workers()
+
+
+def passes_of(loader_class: Any, dataset: Any, settings: Settings, **options: Any) -> Iterable[Any]:  # noqa: ANN401
+    """What a DataLoader of this class gives; where it is kept, its workers live on from pass to pass."""
+    live_on = settings.kept and settings.workers > 0
+    loader = loader_class(dataset, num_workers=settings.workers, persistent_workers=live_on, **options)
+    return loader if settings.kept else workers_of(loader)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import obstore
+from torch import Tensor
 
 import wildstream
+from benchmarks.feature_data import BATCH, STYLE, Array, write_shards
 from benchmarks.footage import Case
 from benchmarks.object_server import LOGIN
 from benchmarks.peers.base import Delivered
@@ -32,7 +35,7 @@ class WildStream(Source):
 
     def samples(self, settings: Settings) -> Iterable[Sample]:
         """Whole videos, in the order of a plan in which each is one segment."""
-        if settings.url.startswith("obstore:"):
+        if settings.variant == "alone":
             return _obstore_alone(settings)
         cache = Path(settings.cache) if settings.cache else None
         index = open_index(settings.url, Storage(options=_options(settings), cache_dir=cache))
@@ -54,6 +57,35 @@ class WildStream(Source):
             batch_size=case.batch, shuffle=True, seed=settings.epoch, size=case.size, num_workers=settings.workers
         )
         return _real(loader)
+
+    def write_features(self, values: Array, out: Path, per_shard: int) -> None:
+        """Feature shards."""
+        write_shards(out, values, per_shard)
+
+    def features(self, settings: Settings) -> Iterable[Any]:
+        """The loader of feature shards."""
+        if settings.variant == "alone":
+            return _obstore_alone(settings)
+        builder = wildstream.DatasetBuilder(
+            path=settings.url, style=STYLE, precomputed=True, storage_options=_options(settings)
+        )
+        loader = builder.build().loader(
+            batch_size=BATCH, shuffle=True, seed=settings.epoch, num_workers=settings.workers
+        )
+        return _Epochs(loader)
+
+
+@dataclass(frozen=True)
+class _Epochs:
+    """Features of one epoch after the other, without what fills up the last batch."""
+
+    loader: Any
+    """A wildstream.Loader."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in self.loader:
+            yield batch.features[: int(batch.mask.sum())]
+        self.loader.set_epoch(self.loader.epoch + 1)
 
 
 def _real(loader: Any) -> Iterator[Delivered]:  # noqa: ANN401 - a wildstream.Loader
@@ -77,10 +109,10 @@ def _options(settings: Settings) -> dict[str, Any]:
 
 def _obstore_alone(settings: Settings) -> Iterable[Sample]:
     """Every shard in ranges as large, and as many at a time, as WildStream's; nothing is put together."""
-    bucket, _, folder = settings.url.removeprefix("obstore:s3://").partition("/")
+    bucket, _, folder = settings.url.removeprefix("s3://").partition("/")
     options: Any = _options(settings)
     store = obstore.store.S3Store(bucket, config=options, client_options={"allow_http": True})
-    index = open_index(settings.url.removeprefix("obstore:"), Storage(options=options))
+    index = open_index(settings.url, Storage(options=options))
     shards = sorted({f"{folder}/{index.place(video)[0].rpartition('/')[2]}" for video in range(len(index))})
     ranges = [
         (path, start, min(start + REQUEST_BYTES, size))

@@ -164,6 +164,48 @@ def test_features_in_object_storage(tiny_shards, tmp_path, weights, s3):
         assert seen == set(expected)
 
 
+@pytest.mark.parametrize("request_bytes", [900, 8 << 20])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_features_are_requested_by_the_plan(tiny_shards, tmp_path, weights, s3, monkeypatch, request_bytes, ranks):
+    """Each window once over all ranks, also where it lies in several requests, and from the middle of an epoch."""
+    monkeypatch.setattr("wildstream.stream.storage.REQUEST_BYTES", request_bytes)
+    monkeypatch.setattr("wildstream.stream.storage.AHEAD_BYTES", 20_000)
+    monkeypatch.setattr("wildstream.stream.gather.SEGMENT_BYTES", 4_000)
+    extract(tiny_shards / "train", tmp_path, **options(VIDEO, weights, CLIPS))
+    url = f"{s3.put_folder(tmp_path, 'copied')}/train"
+    local = ws.DatasetBuilder(path=tmp_path / "train", style=CLIPS, precomputed=True).build()
+    remote = ws.DatasetBuilder(path=url, style=CLIPS, precomputed=True).build()
+    expected = {
+        (key, start): (row, label)
+        for batch in local.loader(batch_size=4)
+        for key, start, row, label in zip(batch.keys, batch.starts.tolist(), batch.features, batch.labels, strict=True)
+    }
+    whole, resumed = [], []
+    for rank in range(ranks):
+        loader = remote.loader(batch_size=3, shuffle=True, seed=1, rank=rank, world_size=ranks, segment_frames=16)
+        for batch in loader:
+            for place in torch.nonzero(batch.mask).flatten().tolist():
+                address = (batch.keys[place], int(batch.starts[place]))
+                row, label = expected[address]
+                assert torch.equal(batch.features[place], row)
+                assert torch.equal(batch.labels[place], label)
+                whole.append(address)
+        batches = iter(loader)
+        first = next(batches)
+        state = loader.state_dict()
+        batches.close()
+        again = remote.loader(batch_size=3, shuffle=True, seed=1, rank=rank, world_size=ranks, segment_frames=16)
+        again.load_state_dict(state)
+        for batch in (first, *again):
+            resumed += [
+                (key, start)
+                for key, start, real in zip(batch.keys, batch.starts.tolist(), batch.mask.tolist(), strict=True)
+                if real
+            ]
+    assert sorted(whole) == sorted(expected)
+    assert sorted(resumed) == sorted(expected)
+
+
 def test_what_does_not_fit_is_refused(tiny_shards, tmp_path, weights):
     extract(tiny_shards / "train", tmp_path, **options(VIDEO, weights, CLIPS))
     with pytest.raises(ws.ConfigError, match=r"holds features, precomputed=False"):

@@ -528,8 +528,8 @@ def test_a_head_learns_from_them(tmp_path):
     overrides += ["trainer.wandb=disabled", "trainer.progress=false", f"trainer.out={tmp_path / 'run'}"]
     with pytest.raises(ws.ConfigError, match="feature_model='tiny3d', but the features are of 'dino'"):
         ws.train(ws.compose_config([*overrides, "model.backbone=tiny3d"]))
-    with pytest.raises(ws.ConfigError, match=r"model.backbone='dino' is not known"):
-        ws.compose_config([f"data.path={tmp_path}", "model.backbone=dino"])
+    with pytest.raises(ws.ConfigError, match=r"model.backbone='dino_of_ours' is not known"):
+        ws.compose_config([f"data.path={tmp_path}", "model.backbone=dino_of_ours"])
     run = ws.train(ws.compose_config([*overrides, "model.backbone=dino"]))
     evaluation = ws.evaluate(run, split="val", progress=False)
     assert json.loads(evaluation.report.read_text())["metrics"]["mAP"] > 0.9

@@ -21,8 +21,6 @@ class Batches:
     """Clips per batch; the last may be smaller, and so may a worker's, whose clips are a part of the planned stream."""
     transform: Callable[[Tensor], Tensor] | None = None
     """Applied to the frames of each clip, (T, [P,] C, H, W) uint8; its results must be of one shape."""
-    features: bool = False
-    """Whether what clips have instead of frames are the features of their window, (1, tokens, dim)."""
 
     def __post_init__(self) -> None:
         """Refuse an empty batch (ConfigError)."""
@@ -56,8 +54,7 @@ class Batches:
         """One batch of the given clips."""
         frames = self._frames(clips)
         return Batch(
-            frames=None if self.features else frames,
-            features=frames[:, 0] if self.features and frames is not None else None,
+            frames=frames,
             labels=torch.stack([clip.label for clip in clips]),
             keys=[clip.key for clip in clips],
             starts=torch.tensor([clip.start for clip in clips], dtype=torch.int64),

@@ -1,4 +1,4 @@
-"""Planned windows → batches of features, straight from mapped shards.
+"""Planned windows → batches of features, straight from mapped shards, or from what was requested of remote ones.
 
 Every window of a feature shard is a run of bytes whose place follows by arithmetic. So there is nothing to decode, no
 segment and no pool: a batch is gathered from wherever its windows lie, in any order, at the speed of memory.
@@ -6,21 +6,22 @@ segment and no pool: a batch is gathered from wherever its windows lie, in any o
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from itertools import repeat
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
 from wildstream.errors import ShardError
-from wildstream.samples import Batch, DecodedSegment
+from wildstream.samples import Batch
 from wildstream.shards.feature_info import TORCH
 from wildstream.storage import urls
-from wildstream.stream.segments import planned_windows
-from wildstream.stream.storage import Want, read_member, read_members
+from wildstream.stream.plan import SEGMENTS_PER_LANE
+from wildstream.stream.storage import Want, read_member, read_runs
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -33,41 +34,8 @@ if TYPE_CHECKING:
     Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class ReadFeatures:
-    """Read planned segments of features from object storage: each a run of bytes."""
-
-    index: Index
-    """The features."""
-    style: SlidingStyle
-    """The style that they were made with."""
-
-    def __call__(self, segments: Iterable[Segment]) -> Iterator[DecodedSegment]:
-        """Read a stream of planned segments; ShardError where a shard is missing or cut off."""
-        info = _info(self.index)
-        skipped = self.index.skipped()
-        planned: deque[Segment] = deque()
-
-        def wants() -> Iterator[Want]:
-            for segment in segments:
-                shard, offset, size = self.index.place(segment.video)
-                first, stop = int(segment.windows.min()), int(segment.windows.max()) + 1
-                head = size - int(self.style.num_windows(self.index.num_frames[segment.video])) * info.window_bytes
-                planned.append(segment)
-                begin = offset + head + first * info.window_bytes
-                length = (stop - first) * info.window_bytes
-                yield Want(shard, begin, length, [(0, length)])
-
-        for data in read_members(self.index.storage, wants()):
-            segment = planned.popleft()
-            windows = planned_windows(self.index, self.style, segment)
-            bad = np.isin(segment.windows, skipped.get(segment.video, []))
-            yield DecodedSegment(
-                windows=windows,
-                frames=data.view(TORCH[info.dtype]).view(-1, *info.shape),
-                places=torch.from_numpy(segment.windows - segment.windows.min()).unsqueeze(1),
-                problems={row: complaint(windows.key) for row in np.flatnonzero(bad).tolist()},
-            )
+SEGMENT_BYTES = 4 << 20
+"""Bytes of features that are worth a request: less takes longer to ask for than to send."""
 
 
 @dataclass(kw_only=True)
@@ -83,43 +51,24 @@ class MappedFeatures:
         """Mapped memory stays in its process."""
         return partial(MappedFeatures, index=self.index, style=self.style), ()
 
-    def gather(self, windows: Ints, videos: Ints) -> torch.Tensor:
-        """Features of windows.
-
-        Args:
-            windows: (B,) numbers of the windows in their videos.
-            videos: (B,) numbers of the videos in the index.
-
-        Returns:
-            (B, tokens, dim) in the precision that they were extracted with, CPU; memory of its own.
-
-        Raises:
-            ShardError: A shard is missing, or shorter than the index says.
-        """
-        info = _info(self.index)
-        first = self._first_byte[videos] + windows * info.window_bytes
-        shards = self._shard[videos].tolist()
-        views = {shard: self._view(shard) for shard in set(shards)}
-        runs = zip(shards, first.tolist(), (first + info.window_bytes).tolist(), strict=True)
-        # Joining slices is the quickest way to copy many runs of bytes together: one loop in C for all of a batch.
-        data = bytearray().join([views[shard][start:stop] for shard, start, stop in runs])
-        return torch.frombuffer(data, dtype=TORCH[info.dtype]).view(len(videos), *info.shape)
-
-    def close(self) -> None:
-        """Let go of the shards; what is gathered afterwards looks anew whether they are still the same."""
-        self._views.clear()
+    def batches(self, plan: Plan, share: Share) -> Iterator[torch.Tensor]:
+        """(B, tokens, dim) of one batch after the other, CPU; ShardError where a shard is missing or cut off."""
+        info, first_window = _info(self.index), plan.first_window
+        self._views.clear()  # looks anew whether the shards are still the same
+        numbers, _ = plan.windows(share)
+        for first in range(0, len(numbers), share.batch_size):
+            numbered = numbers[first : first + share.batch_size]
+            videos = np.searchsorted(first_window, numbered, side="right") - 1
+            begin = self._first_byte[videos] + (numbered - first_window[videos]) * info.window_bytes
+            shards = self._shard[videos].tolist()
+            views = {shard: self._view(shard) for shard in set(shards)}
+            runs = zip(shards, begin.tolist(), (begin + info.window_bytes).tolist(), strict=True)
+            yield _joined([views[shard][start:stop] for shard, start, stop in runs], info)
 
     @cached_property
     def bad(self) -> npt.NDArray[np.bool_]:
         """(num_windows,) which have no features; (0,) where all have."""
-        counts = self.style.num_windows(self.index.num_frames)
-        first = np.cumsum(counts) - counts
-        if not (skipped := self.index.skipped()):
-            return np.zeros(0, np.bool_)
-        bad = np.zeros(int(counts.sum()), np.bool_)
-        for video, windows in skipped.items():
-            bad[first[video] + windows] = True
-        return bad
+        return find_bad(self.index, self.style)
 
     @cached_property
     def _first_byte(self) -> Ints:
@@ -150,7 +99,7 @@ class MappedFeatures:
 
     @cached_property
     def _views(self) -> dict[int, memoryview]:
-        """Shards that were opened since `close`."""
+        """Shards that were opened in this epoch."""
         return {}
 
     def _view(self, shard: int) -> memoryview:
@@ -162,14 +111,82 @@ class MappedFeatures:
         return view
 
 
+class FeatureSource(Protocol):
+    """Where the features of a share of a plan come from."""
+
+    @property
+    def index(self) -> Index:
+        """The features."""
+
+    @property
+    def style(self) -> SlidingStyle:
+        """The style that they were made with."""
+
+    @property
+    def bad(self) -> npt.NDArray[np.bool_]:
+        """(num_windows,) which have no features; (0,) where all have."""
+
+    def batches(self, plan: Plan, share: Share) -> Iterator[torch.Tensor]:
+        """(B, tokens, dim) of one batch after the other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestedFeatures:
+    """Windows of feature shards in object storage: segments are requested ahead, as the plan needs them."""
+
+    index: Index
+    """The features."""
+    style: SlidingStyle
+    """The style that they were made with."""
+
+    @cached_property
+    def bad(self) -> npt.NDArray[np.bool_]:
+        """(num_windows,) which have no features; (0,) where all have."""
+        return find_bad(self.index, self.style)
+
+    def batches(self, plan: Plan, share: Share) -> Iterator[torch.Tensor]:
+        """(B, tokens, dim) of one batch after the other, CPU; ShardError where a shard is missing or cut off."""
+        info = _info(self.index)
+        planned: deque[Segment] = deque()
+        positions = plan.positions(share)
+        place = np.empty(int(positions.max(initial=-1)) + 1, np.int64)
+        held = np.full(len(place), -1, np.int64)
+        data: dict[int, memoryview] = {}
+        left: Counter[int] = Counter()
+        arriving = enumerate(read_runs(self.index.storage, self._wants(plan.segments(share), planned)))
+        for rows in in_batches(positions, share.batch_size):
+            while (held[rows] < 0).any():
+                number, data[number] = next(arriving)
+                segment = planned.popleft()
+                held[segment.positions] = number
+                place[segment.positions] = (segment.windows - segment.windows.min()) * info.window_bytes
+                left[number] = len(segment.positions)
+            holders, first = held[rows].tolist(), place[rows]
+            runs = zip(holders, first.tolist(), (first + info.window_bytes).tolist(), strict=True)
+            yield _joined([data[holder][start:stop] for holder, start, stop in runs], info)
+            left.subtract(holders)
+            for holder in set(holders):
+                if not left[holder]:
+                    del data[holder]
+
+    def _wants(self, segments: Iterable[Segment], planned: deque[Segment]) -> Iterator[Want]:
+        """The bytes of segments, which are noted as they are asked for."""
+        each = _info(self.index).window_bytes
+        for segment in segments:
+            planned.append(segment)
+            shard, offset, size = self.index.place(segment.video)
+            head = size - int(self.style.num_windows(self.index.num_frames[segment.video])) * each
+            first, stop = int(segment.windows.min()), int(segment.windows.max()) + 1
+            length = (stop - first) * each
+            yield Want(shard, offset + head + first * each, length, [(0, length)])
+
+
 @dataclass(frozen=True, kw_only=True)
 class GatherFeatures:
     """The batches of a share of a plan."""
 
-    mapped: MappedFeatures
+    source: FeatureSource
     """The features."""
-    batch_size: int
-    """Windows per batch."""
     labels: npt.NDArray[np.bool_]
     """(num_windows, K) labels of all windows."""
     only_labels: bool = False
@@ -177,15 +194,17 @@ class GatherFeatures:
 
     def __call__(self, plan: Plan, share: Share) -> Iterator[Batch]:
         """The batches of a share of a plan, in order; ShardError where a shard is missing or cut off."""
-        index, style, bad = self.mapped.index, self.mapped.style, self.mapped.bad
+        index, style, bad = self.source.index, self.source.style, self.source.bad
         keys, first_window = index.keys, plan.first_window
-        self.mapped.close()
         numbers, real = plan.windows(share)
-        for first in range(0, len(numbers), self.batch_size):
-            rows = slice(first, first + self.batch_size)
+        positions = plan.positions(share)
+        features = repeat(None) if self.only_labels else self.source.batches(plan, share)
+        first = 0
+        for places in in_batches(positions, share.batch_size):
+            rows = slice(first, first + len(places))
+            first += len(places)
             numbered, mask = numbers[rows], real[rows]
             videos = np.searchsorted(first_window, numbered, side="right") - 1
-            windows = numbered - first_window[videos]
             problems = {}
             if len(bad):
                 broken = bad[numbered]
@@ -193,14 +212,61 @@ class GatherFeatures:
                 mask = mask & ~broken
             yield Batch(
                 frames=None,
-                features=None if self.only_labels else self.mapped.gather(windows, videos),
+                features=next(features),
                 labels=torch.from_numpy(self.labels[numbered]),
                 keys=[keys[video] for video in videos.tolist()],
-                starts=torch.from_numpy(style.starts(windows)),
+                starts=torch.from_numpy(style.starts(numbered - first_window[videos])),
                 mask=torch.from_numpy(mask),
-                positions=torch.arange(first, first + len(windows)),
+                positions=torch.from_numpy(places),
                 problems=problems,
             )
+        next(features, None)  # nothing is left; what reads ahead ends
+
+
+def feature_source(index: Index, style: SlidingStyle) -> MappedFeatures | RequestedFeatures | None:
+    """Where the features of an index come from; None where it is of videos."""
+    if index.info.features is None:
+        return None
+    kind = RequestedFeatures if urls.is_remote(index.folder) else MappedFeatures
+    return kind(index=index, style=style)
+
+
+def in_batches(positions: Ints, batch_size: int) -> Iterator[Ints]:
+    """Places in a stream, increasing, cut where a new batch begins; a worker's may have gaps."""
+    cuts = np.flatnonzero(np.diff(positions // batch_size)) + 1
+    for first, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(positions)], strict=True):
+        if stop > first:
+            yield positions[first:stop]
+
+
+def find_bad(index: Index, style: SlidingStyle) -> npt.NDArray[np.bool_]:
+    """(num_windows,) which windows of an index have no features; (0,) where all have."""
+    counts = style.num_windows(index.num_frames)
+    first = np.cumsum(counts) - counts
+    if not (skipped := index.skipped()):
+        return np.zeros(0, np.bool_)
+    bad = np.zeros(int(counts.sum()), np.bool_)
+    for video, windows in skipped.items():
+        bad[first[video] + windows] = True
+    return bad
+
+
+def segment_frames(index: Index, style: SlidingStyle, *, lanes: int, least: int) -> int:
+    """Kept frames of a segment of features in object storage: as many as are worth a request.
+
+    That is `SEGMENT_BYTES`; but no more than leaves several segments to each lane, for the sake of the shuffle.
+    """
+    worth = SEGMENT_BYTES // _info(index).window_bytes
+    enough = int(style.num_windows(index.num_frames).sum()) // (SEGMENTS_PER_LANE * lanes)
+    return max(least, style.window_size + (min(worth, enough) - 1) * style.step_size)
+
+
+def _joined(runs: list[memoryview], info: FeatureInfo) -> torch.Tensor:
+    """Windows from their bytes, (B, tokens, dim), CPU; memory of its own.
+
+    Joining slices is the quickest way to copy many runs of bytes together: one loop in C for all of a batch.
+    """
+    return torch.frombuffer(bytearray().join(runs), dtype=TORCH[info.dtype]).view(len(runs), *info.shape)
 
 
 def _info(index: Index) -> FeatureInfo:

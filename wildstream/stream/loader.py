@@ -23,7 +23,7 @@ from wildstream.samples import Batch
 from wildstream.storage import urls
 from wildstream.stream.decode import AHEAD
 from wildstream.stream.footprint import NOTHING, DecodingCost, Footprint, add_up, decoding_cost, measure
-from wildstream.stream.gather import MappedFeatures
+from wildstream.stream.gather import MappedFeatures, RequestedFeatures, feature_source, segment_frames
 from wildstream.stream.ledger import Ledger
 from wildstream.stream.pipeline import Recipe, frame_bytes, per_frame
 from wildstream.stream.plan import (
@@ -91,7 +91,7 @@ class Loader:
     num_workers: int | None = None
     """Threads, or processes, that decode; the number of available cores by default."""
     workers: Literal["threads", "processes"] = "threads"
-    """Threads are faster; processes help where a transform in Python is slow. Mapped features need neither."""
+    """Threads are faster; processes help where a transform in Python is slow. Features need neither."""
     rank: int | None = None
     """This process's number; from torch.distributed or the environment by default."""
     world_size: int | None = None
@@ -153,9 +153,16 @@ class Loader:
             seed=self.seed,
             lanes=self.lanes,
             pool_segments=self.pool_segments,
-            segment_frames=self.segment_frames,
-            everywhere=self.index.info.features is not None and not urls.is_remote(self.index.folder),
+            segment_frames=self._segment_frames,
+            everywhere=isinstance(self._features, MappedFeatures),
         )
+
+    @cached_property
+    def _segment_frames(self) -> int:
+        """What `segment_frames` asks for, or what is worth a request to object storage."""
+        if not isinstance(self._features, RequestedFeatures):
+            return self.segment_frames
+        return segment_frames(self.index, self.style, lanes=self.lanes, least=self.segment_frames)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration gives; another one than the current starts at its first batch."""
@@ -322,9 +329,9 @@ class Loader:
             threads=self._num_workers if self.workers == "threads" else 1,
             device=self.device,
             decoded_by=self.decoded_by,
-            mapped=self._mapped if self.order.everywhere else None,
+            features=self._features,
         )
-        if self.workers == "threads" or self.only_labels or self.order.everywhere:
+        if self.workers == "threads" or self.only_labels or self._features is not None:
             return recipe.batches(plan, share)
         return run_processes(
             partial(recipe.part, plan, share, self._num_workers),
@@ -359,9 +366,9 @@ class Loader:
         return frame_bytes(self.index, self.style, self.size)
 
     @cached_property
-    def _mapped(self) -> MappedFeatures:
-        """Where the windows of local feature shards lie, kept from epoch to epoch."""
-        return MappedFeatures(index=self.index, style=self.style)
+    def _features(self) -> MappedFeatures | RequestedFeatures | None:
+        """Where features come from, kept from epoch to epoch; None where frames do."""
+        return feature_source(self.index, self.style)
 
     @property
     def _num_windows(self) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from wildstream.samples import Batch
 from wildstream.stream.batches import Batches
 from wildstream.stream.decode import Decode
-from wildstream.stream.gather import GatherFeatures, MappedFeatures, ReadFeatures
+from wildstream.stream.gather import FeatureSource, GatherFeatures
 from wildstream.stream.patches import Tile
 from wildstream.stream.plan import Plan, Share
 from wildstream.stream.segments import LabelPlanned, ReadPlanned
@@ -102,23 +102,18 @@ class Recipe:
     """Where to decode, and where frames are kept."""
     decoded_by: Counter[str]
     """Where segments are counted, by who decoded them."""
-    mapped: MappedFeatures | None = None
-    """Local feature shards, where the index is of such."""
+    features: FeatureSource | None = None
+    """Where features come from, where the index is of such."""
 
     def batches(self, plan: Plan, share: Share) -> Iterator[Batch]:
         """The batches of a share of a plan."""
-        if self.mapped is not None:
-            gather = GatherFeatures(
-                mapped=self.mapped, batch_size=self.batch_size, labels=self.labels(), only_labels=self.only_labels
-            )
-            return gather(plan, share)
-        features = self.index.info.features is not None
-        reading = [ReadFeatures(self.index, self.style)] if features else self._decoding()
+        if self.features is not None:
+            return GatherFeatures(source=self.features, labels=self.labels(), only_labels=self.only_labels)(plan, share)
         stages = [
             lambda: plan.segments(share),
-            *([LabelPlanned(self.index, self.style)] if self.only_labels else reading),
+            *([LabelPlanned(self.index, self.style)] if self.only_labels else self._decoding()),
             DrawPlanned(plan.positions(share)),
-            Batches(size=self.batch_size, transform=self.transform, features=features and not self.only_labels),
+            Batches(size=self.batch_size, transform=self.transform),
         ]
         return iter(webdataset.DataPipeline(*stages))
 

@@ -169,7 +169,7 @@ class ParseSamples:
             if rows.shape != (num_frames, self.num_classes):
                 raise LabelError(
                     f"{key}: labels.npy has the shape {rows.shape}, but {num_frames} frames and num_classes="
-                    f"{self.num_classes} make {(num_frames, self.num_classes)}. Give as many classes as the shards have."
+                    f"{self.num_classes} make {(num_frames, self.num_classes)}. Give as many classes as there are."
                 )
             return LabelTrack.from_rows(rows)
         if "cls" in sample:

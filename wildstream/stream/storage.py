@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from torch import Tensor
 from wildstream.errors import ShardError
 from wildstream.storage import urls
 from wildstream.storage.access import Storage
+
+Bytes = TypeVar("Bytes", Tensor, memoryview)
 
 OPEN_SHARDS = 1024
 """Local shards that stay mapped at a time; they take addresses, no memory and no open files."""
@@ -58,17 +61,30 @@ def read_members(storage: Storage, wants: Iterable[Want]) -> Iterator[Tensor]:
     Raises:
         ShardError: A shard is missing, shorter than the index says, or cannot be read.
     """
+    yield from _read(storage, wants, _Window.members)
+
+
+def _read(storage: Storage, wants: Iterable[Want], give: Callable[[_Window], Iterator[Bytes]]) -> Iterator[Bytes]:
+    """What `give` makes of one window after the other, while the next is under way."""
     executor = ThreadPoolExecutor(REQUESTS, "read")
     under_way: deque[_Window] = deque()
     try:
         for window in _windows(wants):
             under_way.append(_Window(storage, window, executor))
             if len(under_way) > 1:
-                yield from under_way.popleft().members()
+                yield from give(under_way.popleft())
         while under_way:
-            yield from under_way.popleft().members()
+            yield from give(under_way.popleft())
     finally:  # whoever stops early does not wait for what nobody wants
         executor.shutdown(wait=False, cancel_futures=True)
+
+
+def read_runs(storage: Storage, wants: Iterable[Want]) -> Iterator[memoryview]:
+    """Runs of bytes of remote shards, one of each want; not copied where one request brought it.
+
+    Raises as `read_members`.
+    """
+    yield from _read(storage, wants, _Window.runs)
 
 
 def read_member(storage: Storage, want: Want) -> Tensor:
@@ -103,6 +119,16 @@ class _Window:
         """The members, in order."""
         for want in self._wants:
             yield _mapped(want) if not urls.is_remote(want.shard) else self._put_together(want)
+
+    def runs(self) -> Iterator[memoryview]:
+        """The bytes of members that are one run, in order."""
+        for want in self._wants:
+            parts = []
+            for request in self._of(want):
+                assert request.answer is not None
+                first, stop = max(request.start, want.offset), min(request.stop, want.offset + want.size)
+                parts.append(request.answer.result()[first - request.start : stop - request.start])
+            yield parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
 
     def _of(self, want: Want) -> list[_Request]:
         """The requests that bring what is needed of a member."""

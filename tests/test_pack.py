@@ -508,9 +508,7 @@ def test_a_split_of_which_nothing_can_be_packed(source, tmp_path):
     report = quietly(source, tmp_path / "out")
     assert report.packed == {"train": 3, "val": 0}
     assert [refusal.path for refusal in report.refused] == ["val/v3/v3.mp4"]
-    index = open_index(tmp_path / "out/val")
-    assert len(index) == 0
-    assert index.num_frames.sum() == 0
+    assert not (tmp_path / "out/val").exists()
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------
@@ -553,3 +551,22 @@ def test_a_source_that_is_no_source(tmp_path):
     with pytest.raises(FormatError):
         quietly(tmp_path / "gone", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_split_that_is_refused_altogether_is_not_written(source, tmp_path):
+    """Nor does it replace one that was there."""
+    out = tmp_path / "out"
+    quietly(source, out)
+    before = contents(out / "train")
+    wrong = tmp_path / "wrong"
+    for name in ("a", "b"):
+        (wrong / "train").mkdir(parents=True, exist_ok=True)
+        (wrong / "train" / f"{name}.mp4").write_text("not a video")
+        (wrong / "train" / f"{name}.tsv").write_text("1\t0\n")
+    (wrong / "categories.json").write_text('["x", "y"]')
+    for place in (out, tmp_path / "new"):
+        report = quietly(wrong, place)
+        assert report.packed == {"train": 0}
+        assert len(report.refused) == 2
+    assert contents(out / "train") == before
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["pack-report.json"]

@@ -110,9 +110,11 @@ def run_pack(options: argparse.Namespace) -> int:
         print(f"{'refused' if refusal in report.refused else 'unused '}  {refusal.path}: {refusal.reason}")
     if not any(report.packed.values()):
         print("nothing was packed; is this the layout that --format says?", file=sys.stderr)
+        return 1
     if not report.refused:
         return 0
-    print(f"{len(report.refused)} videos were refused; see {redact(join(options.out, REPORT_NAME))}", file=sys.stderr)
+    number = "1 video was" if len(report.refused) == 1 else f"{len(report.refused)} videos were"
+    print(f"{number} refused; see {redact(join(options.out, REPORT_NAME))}", file=sys.stderr)
     return REFUSED
 
 

@@ -67,6 +67,8 @@ def _check_bytes(size: object) -> object:
     return parse_bytes(size) if isinstance(size, str) else size
 
 
+Option = str | int | float | bool
+
 _KEYS_GO_TO = "Give keys, tokens and passwords by the environment (AWS_…, GOOGLE_…, AZURE_…) or a profile."
 
 
@@ -78,7 +80,8 @@ class DataConfig(Strict):
     so that a run can be used from anywhere."""
     precomputed: bool = False
     """Whether the path holds features that `wildstream extract` made with model.backbone, to train a head on."""
-    storage_options: Annotated[dict[str, str | int | float | bool], BeforeValidator(_check_storage_options)] = {}
+    # pydantic copies the default
+    storage_options: Annotated[dict[str, Option], BeforeValidator(_check_storage_options)] = {}  # noqa: RUF012
     """Options of object stores that are not secret, such as endpoint, region, skip_signature, read_timeout."""
     cache_dir: Annotated[Path | None, AfterValidator(_expand_any)] = None
     """Folder that keeps what was read from object storage; null keeps nothing."""

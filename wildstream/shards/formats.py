@@ -110,7 +110,10 @@ class FrameAnnotated:
         check_folder(root)
         categories = find_categories(root)
         if categories is None:
-            raise FormatError(f"no categories.json in {root} or the folder above; the columns of the labels need names")
+            raise FormatError(
+                f"no categories.json in {root} or the folder above; the columns of the labels need names. Write a "
+                'list of them there, such as ["feeding", "chasing"].'
+            )
         return _pair(root, categories, label_extensions=("tsv", "txt"), folders_in_key=0)
 
     def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
@@ -211,7 +214,7 @@ def find_categories(root: Path) -> list[str] | None:
 def check_folder(root: Path) -> None:
     """Refuse a source that is no folder."""
     if not root.is_dir():
-        raise FormatError(f"{root} is not a folder")
+        raise FormatError(f"{root} is not a folder" + ("." if root.exists() else ": it does not exist."))
 
 
 def _categories_from_folders(sources: Sequence[Source]) -> list[str]:

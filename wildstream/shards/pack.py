@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -102,6 +103,8 @@ def pack(
         progress: Show a progress bar on stderr.
         storage: Writes to object storage; one without options by default.
 
+    A split all of whose videos are refused is not written; one that was there before stays.
+
     Raises:
         ConfigError: An option is out of range, or a split does not exist.
         FormatError: The source is not in this layout.
@@ -151,7 +154,10 @@ class _Packer:
                 tables = [self._take_over(shard, old[shard.name], report, bar) for shard in shards]
             else:
                 tables = [self._obtain(shard, old, place, report, bar) for shard in shards]
-                place.publish(*self._finish(split, shards, tables))
+                if any(table.num_rows for table in tables):
+                    place.publish(*self._finish(split, shards, tables))
+                else:  # a split without videos is no use to anybody, and could replace a good one
+                    shutil.rmtree(place.staging())
         report.packed[split] = sum(table.num_rows for table in tables)
         report.refused += [refusal for table in tables for refusal in _refusals(table)]
         report.damaged += [entry for table in tables for entry in _damaged(_told(table), split)]

@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python3.12 chooses the Python.
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test check bench lock clean help
+.PHONY: setup demo test test-big check bench lock clean help
 MAKEFLAGS += --no-print-directory
 export PYTHON
 
@@ -22,6 +22,9 @@ demo: setup  ## make a small data set, pack it, train on it, show the result in 
 test: setup  ## run all tests
 	@$(python) -m pytest
 
+test-big: setup  ## run the tests of large backbones, which the others leave out: minutes
+	@$(python) -m pytest -m big
+
 check: setup  ## lint, format, types, architecture
 	@$(python) -m ruff check .
 	@$(python) -m ruff format --check .
@@ -39,4 +42,4 @@ clean:  ## delete .venv, caches and what the demo made
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## show this
-	@sed -n 's/^\([a-z]*\):.*  ## /  make \1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' Makefile | expand -t 14

@@ -11,11 +11,12 @@ from torch import nn
 from torchvision.transforms.v2.functional import normalize
 
 from wildstream.errors import ConfigError, WeightsError
-from wildstream.models.backbones import VIDEO_NETWORKS, make_backbone
+from wildstream.models.backbones import make_backbone
 from wildstream.models.classifier import ModelBuilder
 from wildstream.models.heads import AGGREGATORS, CLASSIFIERS, POOLINGS, Broadcast
 
-SWIN = "swin_s3_tiny_224"  # channels last; takes 224×224 alone
+VIDEO_NETWORKS = ["r3d_18", "mc3_18", "r2plus1d_18", "s3d"]  # the others: tests/test_backbones.py
+SWIN = "swin_s3_tiny_224"  # channels last
 IMAGE_NETWORKS = ["test_vit", "test_byobnet", "test_convnext"]
 
 
@@ -191,8 +192,14 @@ def test_junk_and_code_are_refused(tmp_path, suffix):
         make_backbone("tiny3d", weights=tmp_path / "list.pth")
 
 
-@pytest.mark.parametrize("name", ["r3d_18", "test_vit"])
-def test_without_a_network_pretrained_weights_are_an_error_with_a_remedy(name, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("r3d_18", "https://download.pytorch.org/models/r3d_18-b3b3357e.pth"),
+        ("test_vit", "model.safetensors of https://huggingface.co/timm/test_vit.r160_in1k"),
+    ],
+)
+def test_without_a_network_pretrained_weights_are_an_error_with_a_remedy(name, file, monkeypatch, tmp_path):
     def refuse(*_):
         raise OSError("no network in this test")
 
@@ -201,7 +208,9 @@ def test_without_a_network_pretrained_weights_are_an_error_with_a_remedy(name, m
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
-    with pytest.raises(WeightsError, match=rf"weights of {name} cannot be had: .*copy the file here.*weights=null"):
+    with pytest.raises(
+        WeightsError, match=rf"weights of {name} cannot be had: .*{file}.*copy the file here.*weights=null"
+    ):
         make_backbone(name, weights="DEFAULT")
 
 
@@ -251,7 +260,7 @@ def test_the_builder_refuses_what_it_does_not_know_and_what_is_not_complete():
 def test_every_head_gives_a_score_per_class(pooling, classifier, aggregator):
     model = (
         ModelBuilder()
-        .set_backbone("tiny3d")
+        .set_backbone("test_vit")
         .set_pooling(pooling)
         .set_classifier(classifier, output_dim=7)
         .set_aggregator(aggregator)

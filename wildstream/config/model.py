@@ -4,31 +4,62 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from wildstream.config.options import Positive, Strict, one_of
+from pydantic import Field, model_validator
+
+from wildstream.config.options import Number, Positive, Strict, one_of
 from wildstream.models.heads import AGGREGATORS, CLASSIFIERS, POOLINGS
 
 
-def known_backbone(name: str) -> str:
-    """Refuse a backbone that does not exist."""
-    from wildstream.models.backbones import check_backbone  # timm and torchvision take seconds to import
+def known_backbone(name: str, num_frames: int) -> None:
+    """Refuse a backbone that does not exist, or takes clips of another number of frames (ConfigError)."""
+    from wildstream.models.backbones import check_backbone, check_clips  # timm and torchvision take seconds to import
 
     check_backbone(name)
-    return name
+    check_clips(name, num_frames)
+
+
+class LoraConfig(Strict):
+    """Small additions that learn in place of the backbone, by the package peft: pip install 'wildstream[peft]'."""
+
+    r: Positive = 8
+    """Rank of the additions."""
+    alpha: Annotated[Number, Field(gt=0)] = 16.0
+    """The additions count alpha / r."""
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Share of the additions' inputs that is dropped in training."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Linear layers of the backbone that are added to, by the end of their names, such as qkv; null: attention's."""
 
 
 class ModelConfig(Strict):
     """What is trained."""
 
     backbone: str
-    """A video network of torchvision (r3d_18, mc3_18, r2plus1d_18, s3d), tiny3d, or an image model of timm; with
-    data.precomputed the one that the features are of, by the name that they have."""
+    """A video network of torchvision (r3d_18, mc3_18, r2plus1d_18, s3d, swin3d_t, swin3d_s, swin3d_b, mvit_v1_b,
+    mvit_v2_s) or of transformers (videomae, timesformer, vjepa2; pip install 'wildstream[transformers]'), tiny3d, or an
+    image model of timm, also as dino, dino_large, dinov3, clip, siglip, swinv2, convnext; with data.precomputed the one
+    that the features are of, by the same name as there."""
     weights: str | None = None
     """Pretrained weights: DEFAULT, the path of a state dict, or null for random ones."""
+    frozen: bool = False
+    """Whether the backbone stays as it is and the head alone learns."""
+    lora: LoraConfig | None = None
+    """Lets small additions learn in place of the backbone: {r: 8, alpha: 16, dropout: 0, targets: [qkv]}, or some of
+    these; null: none. Needs pip install 'wildstream[peft]'."""
     pooling: Annotated[str, one_of("pooling", POOLINGS)] = "mean"
-    """How tokens become one feature vector: mean, max."""
+    """How tokens become one feature vector: mean, max, attention, cls (the class token alone)."""
     classifier: Annotated[str, one_of("classifier", CLASSIFIERS)] = "mlp"
-    """What gives scores: linear, mlp."""
+    """What gives scores: linear, mlp, extensible (linear, and can be given more classes later)."""
     aggregator: Annotated[str, one_of("aggregator", AGGREGATORS)] = "mean"
-    """How the scores of patches and single frames become one: mean, max."""
+    """How the scores of patches and single frames become one: mean, max, attention, lse (a smooth maximum)."""
     chunk: Positive = 1024
     """Clips or frames that go through the backbone at a time."""
+
+    @model_validator(mode="after")
+    def _check_frozen(self) -> ModelConfig:
+        if self.frozen and self.lora:
+            raise ValueError(
+                "model.frozen=true and model.lora contradict each other: LoRA freezes the backbone by itself. Leave "
+                "one of them out."
+            )
+        return self

@@ -30,9 +30,13 @@ class TrainConfig(Strict):
     @model_validator(mode="after")
     def _check_backbone(self) -> TrainConfig:
         """Features may be of any backbone: those of another one are refused when they are opened."""
+        if self.data.precomputed and (self.model.frozen or self.model.lora):
+            raise ValueError(
+                "model.frozen and model.lora go with a backbone, and data.precomputed=true has none. Leave them out."
+            )
         try:
             if not self.data.precomputed:
-                known_backbone(self.model.backbone)
+                known_backbone(self.model.backbone, self.data.sliding_style.samples_per_window)
         except ConfigError as error:
             raise ValueError(f"model.{error}") from error
         return self

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from wildstream.errors import ConfigError
 from wildstream.models.backbones import Backbone, Weights, make_backbone
 from wildstream.models.heads import AGGREGATORS, CLASSIFIERS, POOLINGS, Broadcast, choose
+from wildstream.models.hierarchy import HierarchicalClassifier, Hierarchy
+from wildstream.models.lora import LoraOptions, apply_lora
 
 if TYPE_CHECKING:
     from typing import Self
@@ -42,6 +44,12 @@ class VideoClassifier(nn.Module):
         for name, values in (("mean", self.spec.mean), ("std", self.spec.std)):
             self.register_buffer(name, 255 * torch.tensor(values).view(-1, 1, 1), persistent=False)
 
+    @property
+    def encoder(self) -> Backbone:
+        """The backbone without the pooling; everything else is the head."""
+        encoder: Backbone = self.backbone.module[0]  # type: ignore[index]
+        return encoder
+
     def forward(self, frames: Tensor) -> Tensor:
         """Scores of a batch of clips.
 
@@ -60,10 +68,9 @@ class VideoClassifier(nn.Module):
         samples = (samples.to(self.mean.dtype) - self.mean) / self.std
         if self.spec.takes == "clip":
             samples = samples.transpose(1, 2)  # B, P, T, C, H, W
-        features = self.backbone(samples)  # B, P, D or B, T, P, D
-        scores: Tensor = self.classifier(features.flatten(1, -2))
-        aggregated: Tensor = self.aggregator(scores)
-        return aggregated
+        features = self.backbone(samples).flatten(1, -2)  # B, P, D or B, T × P, D
+        scores: Tensor = self.aggregator(self.classifier(features), features)
+        return scores
 
 
 class FeatureClassifier(nn.Module):
@@ -84,8 +91,8 @@ class FeatureClassifier(nn.Module):
                 f"features must be (B, {self.members} × tokens, dim), got {tuple(features.shape)}. Take those that the "
                 "model was made for."
             )
-        members = features.float().unflatten(1, (self.members, -1))  # B, members, tokens, D
-        scores: Tensor = self.aggregator(self.classifier(self.pooling(members)))
+        pooled = self.pooling(features.float().unflatten(1, (self.members, -1)))  # of B, members, tokens, D
+        scores: Tensor = self.aggregator(self.classifier(pooled), pooled)
         return scores
 
 
@@ -102,12 +109,15 @@ class ModelBuilder:
         self._pooling = "mean"
         self._classifier: tuple[str, int] | None = None
         self._aggregator = "mean"
+        self._hierarchy: Hierarchy | None = None
+        self._lora: LoraOptions | None = None
+        self._frozen = False
 
     def set_backbone(self, name: str, *, weights: Weights = None, chunk: int = 1024) -> Self:
         """Choose the backbone.
 
         Args:
-            name: One of torchvision's video networks, or an image model of timm.
+            name: A video network of torchvision or transformers, tiny3d, or an image model of timm.
             weights: "DEFAULT" for pretrained weights, the path of a state dict, or None for random ones.
             chunk: Samples (clips or frames) that go through the backbone at a time.
         """
@@ -115,13 +125,13 @@ class ModelBuilder:
         return self
 
     def set_pooling(self, name: str) -> Self:
-        """Choose how tokens become one feature vector: "mean" or "max"."""
+        """Choose how tokens become one feature vector: "mean", "max", "attention" or "cls"."""
         choose("pooling", name, POOLINGS)
         self._pooling = name
         return self
 
     def set_classifier(self, name: str, *, output_dim: int) -> Self:
-        """Choose what gives scores: "linear" or "mlp", for `output_dim` classes."""
+        """Choose what gives scores: "linear", "mlp" or "extensible", for `output_dim` classes."""
         choose("classifier", name, CLASSIFIERS)
         if output_dim < 1:
             raise ConfigError(f"output_dim={output_dim} must be at least 1.")
@@ -129,9 +139,27 @@ class ModelBuilder:
         return self
 
     def set_aggregator(self, name: str) -> Self:
-        """Choose how the scores of patches (and of frames, for image backbones) become one: "mean" or "max"."""
+        """Choose how the scores of patches (and of frames, for image backbones) become one.
+
+        "mean", "max", "attention" (weighted by how telling their features are) or "lse" (a smooth maximum).
+        """
         choose("aggregator", name, AGGREGATORS)
         self._aggregator = name
+        return self
+
+    def set_hierarchy(self, hierarchy: Hierarchy | None) -> Self:
+        """Give scores of all levels of a hierarchy, side by side; its categories are the classifier's classes."""
+        self._hierarchy = hierarchy
+        return self
+
+    def set_lora(self, options: LoraOptions | None) -> Self:
+        """Let small additions to the backbone learn in its place (see `apply_lora`)."""
+        self._lora = options
+        return self
+
+    def set_frozen(self, frozen: bool = True) -> Self:
+        """Choose whether the backbone learns nothing, now and later; `unfreezing` has schedules."""
+        self._frozen = frozen
         return self
 
     def build(self) -> VideoClassifier:
@@ -146,11 +174,31 @@ class ModelBuilder:
             raise ConfigError(f"the model is not complete: call {missing} before build().")
         name, weights = self._backbone
         backbone = make_backbone(name, weights=weights)
-        kind, output_dim = self._classifier
+        if self._pooling == "cls" and not backbone.spec.class_token:
+            raise ConfigError(f"pooling='cls': {name} has no class token. Take pooling=mean, max or attention.")
+        if self._frozen and self._lora:
+            raise ConfigError("frozen=true and lora contradict each other: LoRA freezes the backbone by itself.")
+        backbone.requires_grad_(not self._frozen)
+        if self._lora is not None:
+            apply_lora(backbone, self._lora)
+        dim = backbone.spec.dim
         return VideoClassifier(
             backbone,
-            POOLINGS[self._pooling](),
-            CLASSIFIERS[kind](backbone.spec.dim, output_dim),
-            AGGREGATORS[self._aggregator](),
+            POOLINGS[self._pooling](dim),
+            self._make_classifier(dim),
+            AGGREGATORS[self._aggregator](dim),
             chunk=self._chunk,
         )
+
+    def _make_classifier(self, dim: int) -> nn.Module:
+        """What gives scores of features of length `dim`."""
+        assert self._classifier is not None
+        kind, output_dim = self._classifier
+        if self._hierarchy is None:
+            return CLASSIFIERS[kind](dim, output_dim)
+        if output_dim != len(self._hierarchy.categories):
+            raise ConfigError(
+                f"output_dim={output_dim} must be {len(self._hierarchy.categories)}, the number of the hierarchy's "
+                "categories."
+            )
+        return HierarchicalClassifier(self._hierarchy, kind, dim)

@@ -19,8 +19,9 @@ options:
 {options}
 
 exit status:
-  0  all is well
-  1  failed; a message says why"""
+  0   all is well
+  1   failed; a message says why
+  75  stopped by SIGTERM or SIGUSR1; the same command with trainer.resume=auto goes on exactly there"""
 
 
 def main(arguments: list[str]) -> int:

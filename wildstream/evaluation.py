@@ -89,7 +89,7 @@ def evaluate(
     path = join(data or manifest.config.data.path, split)
     storage = storage or manifest.config.data.make_storage()
     dataset = _open_data(path, manifest, storage, is_trained_on=data is None)
-    accelerator = make_accelerator(manifest.config.trainer.precision)
+    accelerator = make_accelerator(manifest.config.trainer)
     loader = dataset.loader(
         batch_size=batch_size or manifest.config.trainer.batch_size,
         size=manifest.size,
@@ -100,7 +100,7 @@ def evaluate(
     bar = tqdm(loader, desc=f"evaluate {split}", unit="batch", disable=not progress, leave=False)
     predictions = predict(accelerator.prepare(model), bar, task=manifest.task, accelerator=accelerator)
     report = folder / "evaluation" / f"{split}.json"
-    ledger = total_ledger(loader)
+    ledger = total_ledger(loader.ledger)
     content = describe(predictions, manifest) | {
         "checkpoint": checkpoint,
         "data": redact(path),

@@ -3,6 +3,7 @@
 checkpoint/
   model.safetensors   the weights; tensors, never code
   manifest.json       configuration, categories, task, style, size, index fingerprint, figures, versions, commit
+  state.pt            of the last one: what training needs to go on (training/state.py); read without running code
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -25,6 +28,7 @@ from wildstream.config.train import TrainConfig
 from wildstream.errors import ShardError
 from wildstream.models.classifier import FeatureClassifier, ModelBuilder, VideoClassifier
 from wildstream.models.heads import AGGREGATORS, CLASSIFIERS, POOLINGS
+from wildstream.models.lora import LoraOptions
 from wildstream.shards.feature_info import FeatureInfo
 from wildstream.shards.formats import Task
 from wildstream.stream.windows import SlidingStyle
@@ -32,6 +36,7 @@ from wildstream.stream.windows import SlidingStyle
 SCHEMA_VERSION = 1
 WEIGHTS_NAME = "model.safetensors"
 MANIFEST_NAME = "manifest.json"
+STATE_NAME = "state.pt"
 
 
 class Manifest(BaseModel):
@@ -76,9 +81,9 @@ def build_model(
     """The model that a configuration describes; its head alone where it takes features."""
     if features is not None:
         return FeatureClassifier(
-            POOLINGS[config.pooling](),
+            POOLINGS[config.pooling](features.dim),
             CLASSIFIERS[config.classifier](features.dim, num_classes),
-            AGGREGATORS[config.aggregator](),
+            AGGREGATORS[config.aggregator](features.dim),
             members=features.members,
         )
     return (
@@ -87,24 +92,44 @@ def build_model(
         .set_pooling(config.pooling)
         .set_classifier(config.classifier, output_dim=num_classes)
         .set_aggregator(config.aggregator)
+        .set_frozen(config.frozen)
+        .set_lora(LoraOptions(**config.lora.model_dump()) if config.lora else None)
         .build()
     )
 
 
-def save_checkpoint(folder: Path, model: nn.Module, manifest: Manifest) -> None:
-    """Write a checkpoint, complete or not at all: built beside its place, then renamed."""
+def save_checkpoint(
+    folder: Path, model: nn.Module, manifest: Manifest, training_state: dict[str, Any] | None = None
+) -> None:
+    """Write a checkpoint, complete or not at all: built beside its place, then renamed.
+
+    Args:
+        folder: The checkpoint.
+        model: Its weights, without what Accelerate or torch.compile put around it.
+        manifest: What they are.
+        training_state: What training needs to go on: tensors, numbers, strings, and containers of them.
+    """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, temporary / WEIGHTS_NAME)
     (temporary / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    if training_state is not None:
+        torch.save(training_state, temporary / STATE_NAME)
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     temporary.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_checkpoint(folder: Path) -> None:
+    """Put a checkpoint back that was being replaced when the process was killed."""
+    old = folder.with_name(f".{folder.name}.old")
+    if not folder.exists() and old.exists():
+        old.rename(folder)
 
 
 def load_checkpoint(folder: Path) -> tuple[VideoClassifier | FeatureClassifier, Manifest]:
@@ -130,6 +155,23 @@ def load_checkpoint(folder: Path) -> tuple[VideoClassifier | FeatureClassifier, 
             "Copy the checkpoint again, or take the other one."
         ) from error
     return model, manifest
+
+
+def load_training_state(folder: Path) -> tuple[dict[str, Any], Manifest]:
+    """What `save_checkpoint` wrote for training to go on, on the CPU, and the manifest (ShardError without them)."""
+    path = folder / STATE_NAME
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state, _read_manifest(folder / MANIFEST_NAME)
+    except FileNotFoundError as error:
+        raise ShardError(
+            f"{folder} has no {Path(str(error.filename)).name}, so its training cannot go on. "
+            "Choose another trainer.out."
+        ) from error
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        raise ShardError(
+            f"{path} is damaged: {(str(error).splitlines() or [''])[0]:.200} Choose another trainer.out."
+        ) from error
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -13,7 +13,6 @@ from torch import nn
 
 from wildstream.samples import Batch
 from wildstream.stream.ledger import Ledger, add_up
-from wildstream.stream.loader import Loader
 from wildstream.training.losses import clip_losses, probabilities
 
 if TYPE_CHECKING:
@@ -39,9 +38,9 @@ class Predictions:
     """Mean over all windows."""
 
 
-def total_ledger(loader: Loader) -> Ledger:
-    """What became of the windows of a loader's last epoch, over all ranks; LedgerError where it does not add up."""
-    ledger = add_up(gather_object([loader.ledger]))
+def total_ledger(ledger: Ledger) -> Ledger:
+    """What became of the windows that each rank counted, over all ranks; LedgerError where it does not add up."""
+    ledger = add_up(gather_object([ledger]))
     ledger.check()
     return ledger
 

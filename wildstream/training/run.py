@@ -15,22 +15,34 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
-from torch.optim.lr_scheduler import OneCycleLR
+from timm.optim import param_groups_weight_decay
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wildstream.config.data import DataConfig
 from wildstream.config.train import TrainConfig
+from wildstream.config.trainer import TrainerConfig
 from wildstream.errors import ConfigError, EnvironmentProblem
 from wildstream.launch import check_launch
 from wildstream.models.classifier import VideoClassifier
+from wildstream.shards.formats import Task
 from wildstream.shards.index import open_index
 from wildstream.storage.urls import join
 from wildstream.stream.dataset import WindowDataset, check_contents
 from wildstream.stream.loader import Loader
-from wildstream.training.checkpoints import Manifest, build_model, current_commit, used_versions
+from wildstream.training.checkpoints import (
+    Manifest,
+    build_model,
+    current_commit,
+    restore_checkpoint,
+    used_versions,
+)
+from wildstream.training.losses import Criterion, class_weights
+from wildstream.training.optimization import make_optimizer, make_schedule
+from wildstream.training.progress import check_same_run
 from wildstream.training.trainer import Trainer
 
 CONFIG_NAME = "config.yaml"
@@ -46,58 +58,86 @@ def train(config: TrainConfig) -> Path:
         ConfigError: The options do not fit the data.
         ShardError: The shards are missing or damaged.
         LaunchError: The launcher promised more processes than there are.
+        Interrupted: SIGTERM or SIGUSR1 came; the run can go on with trainer.resume=auto.
     """
     options = config.trainer
     training, validation = _open_splits(config.data, config.model.backbone)
+    _check_monitor(options.monitor, training.index.info.task)
     tracker = choose_tracker(options.wandb)
     run = options.out or Path("runs") / default_run_name(config)
-    accelerator = make_accelerator(options.precision, log_with=None if tracker == "disabled" else "wandb")
+    accelerator = make_accelerator(options, log_with=None if tracker == "disabled" else "wandb")
     run = Path(broadcast_object_list([str(run)])[0])
-    _refuse_used(run)
-    set_seed(options.seed)
+    goes_on = _find_run(run, config, accelerator)
+    set_seed(options.seed, deterministic=options.deterministic)
     features = training.index.info.features
     model = build_model(config.model, num_classes=len(training.categories), features=features)
     own_size = model.spec.size if isinstance(model, VideoClassifier) else features.size if features else (1, 1)
     size = config.data.size or own_size
     train_loader = _make_loader(training, config, size=size, shuffle=True)
-    val_loader = _make_loader(validation, config, size=size, shuffle=False)
-    manifest = _describe(config, training, size=size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
-    schedule = OneCycleLR(optimizer, max_lr=options.lr, total_steps=options.epochs * len(train_loader))
+    counts = training.labels().sum(axis=0)
+    criterion = Criterion(
+        loss=options.loss,
+        task=training.index.info.task,
+        label_smoothing=options.label_smoothing,
+        focal_gamma=options.focal_gamma,
+        weights=class_weights(counts, options.class_weights),
+    )
+    if options.sync_bn:
+        if accelerator.device.type == "cpu":
+            raise ConfigError("trainer.sync_bn=true needs GPUs, here is none. Take trainer.sync_bn=false.")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    optimizer = make_optimizer(param_groups_weight_decay(model, options.weight_decay), options)
+    schedule = make_schedule(optimizer, options, steps_per_epoch=-(-len(train_loader) // options.accumulate))
     model, optimizer = accelerator.prepare(model, optimizer)
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and not goes_on:
         _start_run(run, config)
+    if accelerator.is_main_process:
         _start_tracker(accelerator, tracker, run, config)
     accelerator.wait_for_everyone()
     trainer = Trainer(
         config=options,
         accelerator=accelerator,
         model=model,
+        criterion=criterion,
         optimizer=optimizer,
         schedule=schedule,
         train_loader=train_loader,
-        val_loader=val_loader,
+        val_loader=_make_loader(validation, config, size=size, shuffle=False),
         task=training.index.info.task,
-        manifest=manifest,
+        manifest=_describe(config, training, size=size),
         run=run,
+        average=_average(accelerator.unwrap_model(model), options.ema),
     )
     try:
-        trainer.train()
+        if goes_on:
+            trainer.resume()
+        with trainer.interruption:
+            trainer.train()
     finally:
         accelerator.end_training()
     return run
 
 
-def make_accelerator(precision: str, *, log_with: str | None = None) -> Accelerator:
+def _average(model: nn.Module, decay: float | None) -> AveragedModel | None:
+    """The moving average of a model's parameters and buffers."""
+    if decay is None:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def make_accelerator(options: TrainerConfig, *, log_with: str | None = None) -> Accelerator:
     """Accelerate's view of devices and processes; ConfigError or LaunchError where it is not what was asked for."""
     # An image network may have layers behind its last tokens, which learn nothing here.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    compiled = "inductor" if options.compile else None
     try:
-        accelerator = Accelerator(mixed_precision=precision, log_with=log_with, kwargs_handlers=[unused])
+        accelerator = Accelerator(
+            mixed_precision=options.precision, dynamo_backend=compiled, log_with=log_with, kwargs_handlers=[unused]
+        )
     except ValueError as error:  # no such precision on this device, or another one in use in this process
-        raise ConfigError(f"Accelerate does not start with trainer.precision={precision}: {error}") from error
+        raise ConfigError(f"Accelerate does not start with trainer.precision={options.precision}: {error}") from error
     check_launch(accelerator.num_processes)
-    if precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in float32, and not say so
+    if options.precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in float32 in silence
         raise ConfigError("trainer.precision=fp16 needs a GPU, here is none. Take trainer.precision=bf16 or no.")
     return accelerator
 
@@ -190,12 +230,30 @@ def _describe(config: TrainConfig, training: WindowDataset, *, size: int | tuple
     )
 
 
-def _refuse_used(run: Path) -> None:
-    """Refuse a run folder that is a file, or holds a run."""
-    if (run / CONFIG_NAME).exists():
-        raise ConfigError(f"trainer.out={str(run)!r} holds a run already. Choose another folder, or remove it.")
+def _check_monitor(monitor: str, task: Task) -> None:
+    """Refuse to watch a figure that the task does not have (ConfigError)."""
+    if monitor == "top1" and task != "single_label":
+        raise ConfigError(f"trainer.monitor=top1 is of single_label, these shards are {task}. Take mAP or loss.")
+
+
+def _find_run(run: Path, config: TrainConfig, accelerator: Accelerator) -> bool:
+    """Whether there is a run to go on with; one that may not go on, and a file, are refused (ConfigError)."""
     if run.exists() and not run.is_dir():
         raise ConfigError(f"trainer.out={str(run)!r} is not a folder. Choose another name.")
+    begun = (run / CONFIG_NAME).exists()
+    if begun and config.trainer.resume is None:
+        raise ConfigError(
+            f"trainer.out={str(run)!r} holds a run already. Go on with it by trainer.resume=auto, choose another "
+            "folder, or remove it."
+        )
+    if begun:
+        options = yaml.safe_load((run / CONFIG_NAME).read_text(encoding="utf-8"))
+        check_same_run(options, config.model_dump(mode="json"), out=run)
+    accelerator.wait_for_everyone()  # nobody looks for the run after it was begun
+    if accelerator.is_main_process:
+        restore_checkpoint(run / "last")
+    accelerator.wait_for_everyone()
+    return begun and (run / "last").exists()
 
 
 def _start_run(run: Path, config: TrainConfig) -> None:

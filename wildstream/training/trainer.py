@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,22 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from wildstream.config.trainer import TrainerConfig
-from wildstream.errors import WildStreamError
+from wildstream.errors import ConfigError, Interrupted, WildStreamError
 from wildstream.samples import Batch
 from wildstream.shards.formats import Task
+from wildstream.stream.ledger import Ledger, add_up
 from wildstream.stream.loader import Loader
-from wildstream.training.checkpoints import Manifest, save_checkpoint
-from wildstream.training.losses import clip_losses
+from wildstream.training.checkpoints import Manifest, load_training_state, save_checkpoint
+from wildstream.training.interruption import Interruption
+from wildstream.training.losses import Criterion
 from wildstream.training.metrics import compute_metrics
 from wildstream.training.predict import Predictions, predict, total_ledger
+from wildstream.training.progress import Progress, seed_batch
 
 HISTORY_NAME = "history.jsonl"
 
@@ -44,10 +49,12 @@ class Trainer:
     """Device, precision, processes and trackers."""
     model: nn.Module
     """As prepared by the accelerator."""
+    criterion: Criterion
+    """What is minimised."""
     optimizer: Optimizer
     """As prepared by the accelerator."""
     schedule: LRScheduler
-    """Learning rate; one step of it for each batch."""
+    """Learning rate; one step of it for each of the optimizer's, or for each epoch with schedule=plateau."""
     train_loader: Loader
     """Shuffled batches."""
     val_loader: Loader
@@ -58,119 +65,236 @@ class Trainer:
     """What is said of every checkpoint; epoch and metrics are filled in."""
     run: Path
     """Folder of the run."""
-    best: float = field(default=-math.inf, init=False)
-    """The best value of the monitored figure so far; the negative loss where that is monitored."""
+    average: AveragedModel | None = None
+    """Moving average of the weights, which is then what is validated and kept."""
+    interruption: Interruption = field(default_factory=Interruption)
+    """Says whether to stop."""
+    progress: Progress = field(default_factory=Progress, init=False)
+    """How far the training is."""
+    _saved_at: float = field(default_factory=time.monotonic, init=False)
 
     def train(self) -> None:
-        """Run all epochs."""
-        for epoch in range(self.config.epochs):
-            started = time.perf_counter()
-            train_figures = self._train_epoch(epoch)
-            ledger = self._add_up(self.train_loader)
+        """Run all epochs that are left; Interrupted where a signal came, after writing what is needed to go on."""
+        progress = self.progress
+        while progress.epoch < self.config.epochs and not self._is_stale():
+            train_figures = self._train_epoch()
+            ledger = self._add_up(self.train_loader, progress.ledger)
             predictions = self.validate()
             self._add_up(self.val_loader)
             figures = {"loss": predictions.loss} | compute_metrics(
                 predictions.probabilities, predictions.targets, task=self.task
             )
-            seconds = time.perf_counter() - started
-            self._record(
-                epoch, train_figures | {name: float(count) for name, count in ledger.items()}, figures, seconds
-            )
-
-    def _add_up(self, loader: Loader) -> dict[str, int]:
-        """The ledger of all ranks; an error where it does not add up, and a message where windows were skipped."""
-        ledger = total_ledger(loader)
-        if self.accelerator.is_main_process:
-            tqdm.write(f"{loader.index.info.split}: {ledger}" + (f"\n{ledger.reasons()}" if ledger.skipped else ""))
-        return ledger.as_dict()
+            self._end_epoch(train_figures | {name: float(count) for name, count in ledger.as_dict().items()}, figures)
 
     def validate(self) -> Predictions:
         """Predict the validation set."""
-        batches = self._progress(self.val_loader, "validate", len(self.val_loader))
-        return predict(self.model, batches, task=self.task, accelerator=self.accelerator)
+        batches = self._bar(self.val_loader, "validate", len(self.val_loader))
+        return predict(self.average or self.model, batches, task=self.task, accelerator=self.accelerator)
 
-    def _train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training set."""
+    def resume(self) -> None:
+        """Go on where the run was left; ShardError or ConfigError where that cannot be."""
+        state, manifest = load_training_state(self.run / "last")
+        if state["windows_per_step"] != self._windows_per_step:
+            raise ConfigError(
+                f"the run took {state['windows_per_step']} windows a step, now trainer.batch_size * trainer.accumulate "
+                f"* processes = {self._windows_per_step}. Make them as many as before."
+            )
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.train_loader.load_state_dict(state["loader"])
+        self.progress = Progress.from_dict(state["progress"])
+        self.progress.batches = state["loader"]["position"] // self._windows_per_batch
+        self.manifest = self.manifest.model_copy(update={"metrics": manifest.metrics})
+        if self.accelerator.is_main_process:
+            _cut_history(self.run / HISTORY_NAME, self.progress.epoch)
+            tqdm.write(f"goes on with epoch {self.progress.epoch + 1}, batch {self.progress.batches + 1}")
+
+    @property
+    def _windows_per_batch(self) -> int:
+        """Windows of all ranks' batches together."""
+        return self.config.batch_size * int(self.accelerator.num_processes)
+
+    @property
+    def _windows_per_step(self) -> int:
+        """Windows that the optimizer takes a step for."""
+        return self._windows_per_batch * self.config.accumulate
+
+    def _is_stale(self) -> bool:
+        """Whether nothing got better for so long that training ends."""
+        return self.config.patience is not None and self.progress.stale >= self.config.patience
+
+    def _add_up(self, loader: Loader, before: Ledger | None = None) -> Ledger:
+        """The ledger of all ranks; an error where it does not add up, and a message where windows were skipped."""
+        ledger = add_up([total_ledger(loader.ledger), *([before] if before else [])])
+        if self.accelerator.is_main_process:
+            tqdm.write(f"{loader.index.info.split}: {ledger}" + (f"\n{ledger.reasons()}" if ledger.skipped else ""))
+        return ledger
+
+    def _train_epoch(self) -> dict[str, float]:
+        """One pass over the training set, or what is left of it."""
+        progress, config = self.progress, self.config
         self.model.train()
-        self.train_loader.set_epoch(epoch)
-        name = f"epoch {epoch + 1}/{self.config.epochs}"
-        bar = self._progress(self.train_loader, name, len(self.train_loader))
-        total, windows, waiting = 0.0, 0, _Stopwatch()
-        started = time.perf_counter()
-        for batch in waiting.watch(bar):
-            loss, clips = self._step(batch)
-            total, windows = total + loss * clips, windows + clips
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-        seconds = time.perf_counter() - started
+        self.train_loader.set_epoch(progress.epoch)
+        total = len(self.train_loader)
+        bar = self._bar(None, f"epoch {progress.epoch + 1}/{config.epochs}", total)
+        bar.update(progress.batches)
+        batches = iter(self.train_loader)
+        clips_of_step = 0
+        while progress.batches < total:
+            seed_batch(config.seed, progress.epoch, progress.batches, self.accelerator.process_index)
+            started = time.perf_counter()
+            batch = next(batches)
+            arrived = time.perf_counter()
+            is_step = (progress.batches + 1) % config.accumulate == 0 or progress.batches + 1 == total
+            loss, clips, due, told = self._learn(batch, sync=is_step)
+            clips_of_step += clips
+            if is_step:
+                self._step(clips_of_step)
+                clips_of_step = 0
+            progress.batches += 1
+            progress.loss, progress.clips = progress.loss + loss, progress.clips + clips
+            progress.waiting += arrived - started
+            progress.seconds += time.perf_counter() - started
+            bar.set_postfix(loss=f"{loss / max(1, clips):.3f}", refresh=False)
+            bar.update()
+            if is_step and (due or told) and progress.batches < total:
+                self._save(self.manifest, ledger=self._ledger_so_far())
+                if told:
+                    raise self._interrupted()
+        next(batches, None)  # only now does the loader check that the epoch adds up
+        bar.close()
         return {
-            "loss": total / max(1, windows),
+            "loss": progress.loss / max(1, progress.clips),
             "lr": float(self.schedule.get_last_lr()[0]),
-            "windows_per_second": windows / seconds,
-            "waiting_for_data": waiting.seconds / seconds,
+            "windows_per_second": progress.clips / max(1e-9, progress.seconds),
+            "waiting_for_data": progress.waiting / max(1e-9, progress.seconds),
         }
 
-    def _step(self, batch: Batch) -> tuple[float, int]:
-        """Learn from one batch; the mean loss of its clips over all ranks and their number, padding left out."""
+    def _learn(self, batch: Batch, *, sync: bool) -> tuple[float, int, bool, bool]:
+        """Add the gradients of one batch, padding left out.
+
+        Args:
+            batch: Of this rank.
+            sync: Whether the ranks' gradients are put together; not in the middle of a step.
+
+        Returns:
+            Of all ranks together: the sum of the clips' losses, their number, whether it is time for a checkpoint, and
+            whether a signal told to stop.
+        """
         moved = batch.to(self.accelerator.device)
-        with self.accelerator.autocast():
-            scores = self.model(moved.inputs)
-        losses = clip_losses(scores, moved.labels, task=self.task)
-        # The ranks' gradients are averaged, so each rank's sum is scaled to what makes that the mean over all clips.
-        clips = self.accelerator.reduce(moved.mask.sum(), reduction="sum")
-        loss = torch.where(moved.mask, losses, 0).sum() * self.accelerator.num_processes / clips.clamp(min=1)
-        mean = float(self.accelerator.reduce(loss.detach(), reduction="mean"))
-        if not math.isfinite(mean):
-            raise WildStreamError(_blame(mean, batch, losses))
+        with nullcontext() if sync else self.accelerator.no_sync(self.model):
+            with self.accelerator.autocast():
+                scores = self.model(moved.inputs)
+            losses = self.criterion(scores, moved.labels)
+            total = torch.where(moved.mask, losses, 0).sum()
+            # Of the ranks' gradients the mean is taken: this makes it the mean over a step's windows, if all are real.
+            self.accelerator.backward(total / (self.config.batch_size * self.config.accumulate))
+        due = time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
+        wishes = torch.tensor([due, self.interruption.came is not None], device=total.device, dtype=torch.float32)
+        facts = torch.cat([torch.stack([total.detach(), moved.mask.sum().float()]), wishes])
+        loss, clips, due, told = self.accelerator.reduce(facts, reduction="sum").tolist()
+        if not math.isfinite(loss):
+            raise WildStreamError(_blame(loss, batch, losses))
+        return loss, round(clips), due > 0, told > 0
+
+    def _step(self, clips: int) -> None:
+        """Let the optimizer take a step for so many clips of all ranks; none where not one of them decoded."""
+        if clips:
+            for parameter in self.model.parameters():
+                if parameter.grad is not None and clips != self._windows_per_step:
+                    parameter.grad *= self._windows_per_step / clips
+            if self.config.clip_norm is not None:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+            self.optimizer.step()
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        if self.config.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimizer.step()
-        self.schedule.step()
-        return mean, int(clips)
+        if not isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.accelerator.unwrap_model(self.model))
 
-    def _record(self, epoch: int, train_figures: dict[str, float], figures: dict[str, float], seconds: float) -> None:
+    def _interrupted(self) -> Interrupted:
+        """What to say where a rank was told to stop; the checkpoint is written."""
+        progress = self.progress
+        return Interrupted(
+            f"stopped by {self.interruption.came or 'a signal to another process'} in epoch {progress.epoch + 1} after "
+            f"batch {progress.batches}. To go on: trainer.resume=auto trainer.out={self.run}"
+        )
+
+    def _ledger_so_far(self) -> Ledger:
+        """Of this epoch up to here, all ranks."""
+        own = self.train_loader.ledger
+        done = Ledger(own.delivered + own.num_skipped + own.padded, own.delivered, own.padded, own.skipped)
+        return add_up([self.progress.ledger, total_ledger(done)])
+
+    def _end_epoch(self, train_figures: dict[str, float], figures: dict[str, float]) -> None:
         """Write down one epoch: history, trackers, checkpoints."""
-        if not self.accelerator.is_main_process:
-            return
-        defined = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-        line = {"epoch": epoch + 1, "seconds": seconds, "train": train_figures, "val": defined}
-        with (self.run / HISTORY_NAME).open("a", encoding="utf-8") as history:
-            history.write(json.dumps(line, allow_nan=False) + "\n")
-        train_flat = {f"train/{name}": value for name, value in train_figures.items()}
-        self.accelerator.log(train_flat | {f"val/{name}": value for name, value in figures.items()}, step=epoch + 1)
-        manifest = self.manifest.model_copy(update={"epoch": epoch + 1, "metrics": defined})
-        bare = self.accelerator.unwrap_model(self.model)
-        save_checkpoint(self.run / "last", bare, manifest)
+        progress, seconds = self.progress, self.progress.seconds
         value = -figures["loss"] if self.config.monitor == "loss" else figures[self.config.monitor]
-        is_better = value > self.best or not (self.run / "best").exists()
-        if is_better:
-            self.best = value
-            save_checkpoint(self.run / "best", bare, manifest)
-        tqdm.write(_summary(epoch + 1, train_figures, figures, seconds, is_better))
+        is_better = value > progress.best or not (self.run / "best").exists()
+        self.accelerator.wait_for_everyone()  # nobody looks for the best one after it was written
+        progress.best, progress.stale = (value, 0) if is_better else (progress.best, progress.stale + 1)
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step(figures[self.config.monitor])
+        progress.next_epoch()
+        defined = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+        manifest = self.manifest = self.manifest.model_copy(update={"epoch": progress.epoch, "metrics": defined})
+        if self.accelerator.is_main_process:
+            line = {"epoch": progress.epoch, "seconds": seconds, "train": train_figures, "val": defined}
+            with (self.run / HISTORY_NAME).open("a", encoding="utf-8") as history:
+                history.write(json.dumps(line, allow_nan=False) + "\n")
+            train_flat = {f"train/{name}": value for name, value in train_figures.items()}
+            val_flat = {f"val/{name}": value for name, value in figures.items()}
+            self.accelerator.log(train_flat | val_flat, step=progress.epoch)
+            if is_better:
+                save_checkpoint(self.run / "best", self._kept(), manifest)
+            tqdm.write(_summary(progress.epoch, train_figures, figures, seconds, is_better))
+        self._save(manifest, ledger=Ledger(0))
+        if progress.epoch < self.config.epochs and not self._is_stale():
+            told = torch.tensor(float(self.interruption.came is not None), device=self.accelerator.device)
+            if float(self.accelerator.reduce(told, reduction="sum")):
+                raise self._interrupted()
 
-    def _progress(self, batches: Iterable[Batch], name: str, total: int) -> tqdm[Any]:
+    def _kept(self) -> nn.Module:
+        """The weights that checkpoints are of."""
+        kept: nn.Module = self.accelerator.unwrap_model(self.model) if self.average is None else self.average.module
+        return kept
+
+    def _save(self, manifest: Manifest, *, ledger: Ledger) -> None:
+        """Write the last checkpoint, with all that is needed to go on."""
+        self._saved_at = time.monotonic()
+        self.progress.ledger, before = ledger, self.progress.ledger
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            state = {
+                "model": self.accelerator.unwrap_model(self.model).state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "loader": self.train_loader.state_dict(),
+                "progress": self.progress.as_dict(),
+                "windows_per_step": self._windows_per_step,
+            }
+            save_checkpoint(self.run / "last", self._kept(), manifest, state)
+        self.progress.ledger = before
+        self.accelerator.wait_for_everyone()
+
+    def _bar(self, batches: Iterable[Batch] | None, name: str, total: int) -> tqdm[Any]:
         """A progress bar over batches, on the main process alone."""
         hidden = not (self.config.progress and self.accelerator.is_main_process)
         return tqdm(batches, desc=name, total=total, unit="batch", disable=hidden, leave=False)
 
 
-class _Stopwatch:
-    """Time that a loop waits for its next item."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def watch(self, items: Iterable[Batch]) -> Iterator[Batch]:
-        """Pass items on and add up the time until each arrives."""
-        iterator = iter(items)
-        while True:
-            started = time.perf_counter()
-            item = next(iterator, None)
-            self.seconds += time.perf_counter() - started
-            if item is None:
-                return
-            yield item
+def _cut_history(path: Path, epochs: int) -> None:
+    """Leave out epochs that are going to be run again: the process was killed before their checkpoint was written."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(lines[:epochs]), encoding="utf-8")
 
 
 def _blame(mean: float, batch: Batch, losses: Tensor) -> str:

@@ -1,0 +1,310 @@
+"""A training that is left, by a kill or a signal, goes on exactly there, also on other ranks."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from tiny import ROOT, frames_shards, tiny_config, tiny_overrides
+
+from wildstream.errors import ConfigError, Interrupted, ShardError
+from wildstream.training.run import train
+from wildstream.training.trainer import Trainer
+
+CONVNEXT = ("model.backbone=test_convnext", "trainer.epochs=2", "trainer.batch_size=4")
+EACH_STEP = "trainer.checkpoint_minutes=0"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return frames_shards(tmp_path_factory)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def history(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return load_file(run / name / "model.safetensors")
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Bit by bit: weights, figures, the ledger."""
+    for name in ("last", "best"):
+        one, two = weights(first, name), weights(second, name)
+        assert one.keys() == two.keys()
+        for key in one:
+            assert torch.equal(one[key], two[key]), f"{name}: {key}"
+    for one, two in zip(history(first), history(second), strict=True):
+        assert one["epoch"] == two["epoch"]
+        assert one["val"] == two["val"]
+        for figure in ("loss", "lr", "planned", "delivered", "padded", "skipped"):
+            assert one["train"][figure] == two["train"][figure], figure
+
+
+def stop_after(monkeypatch, batches: int) -> None:
+    """Have a signal come in the course of so many batches."""
+    learn, seen = Trainer._learn, []
+
+    def learn_and_count(self, *arguments, **options):
+        seen.append(1)
+        if len(seen) == batches:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learn(self, *arguments, **options)
+
+    monkeypatch.setattr(Trainer, "_learn", learn_and_count)
+
+
+OPTIONS = {
+    "accumulated": ("trainer.accumulate=3", "trainer.ema=0.9", "trainer.optimizer=sgd"),
+    "dropout": ("model.classifier=mlp", "trainer.schedule=cosine", "trainer.warmup_epochs=1"),
+    "balanced": (
+        "data.sampler=balanced",
+        "data.per_class=9",
+        "trainer.precision=bf16",
+        "trainer.schedule=plateau",
+        "trainer.plateau_patience=0",
+        "trainer.optimizer=lamb",
+    ),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_told_to_stop_in_any_batch_it_ends_with_the_same_bits(shards, tmp_path, monkeypatch, options):
+    options = (*CONVNEXT, *options)
+    calm = train(tiny_config(shards, tmp_path / "calm", *options))
+    config = tiny_config(shards, tmp_path / "told", *options, "trainer.resume=auto")
+    for batches in (2, 7):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        with monkeypatch.context() as patch:
+            stop_after(patch, batches)
+            with pytest.raises(Interrupted, match=r"stopped by SIGTERM in epoch \d after batch \d+\. To go on:"):
+                train(config)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert_same_run(calm, train(config))
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_the_test_notices_a_batch_that_is_left_out(shards, tmp_path, monkeypatch):
+    calm = train(tiny_config(shards, tmp_path / "calm", *CONVNEXT))
+    config = tiny_config(shards, tmp_path / "told", *CONVNEXT, "trainer.resume=auto")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Interrupted):
+            train(config)
+    path = config.trainer.out / "last" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    state["loader"]["position"] += 4  # a batch is skipped
+    torch.save(state, path)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    again = train(config)
+    assert not all(torch.equal(weights(calm)[name], weights(again)[name]) for name in weights(calm))
+
+
+def launch(processes: int, *overrides: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "train.py"), *overrides]
+    if processes > 1:
+        spread = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        command = [sys.executable, *spread, *command[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+MOTHER = """
+    import os, sys
+    import av, timm, torchmetrics  # what training imports only when it needs it, so that no child has to
+    from wildstream.config.compose import compose_config
+    from wildstream.training.run import train
+    print("ready", flush=True)
+    for line in sys.stdin:  # each line is a folder; nothing was computed before the fork
+        if not (child := os.fork()):
+            train(compose_config([*sys.argv[1:], f"trainer.out={line.strip()}"]))
+            os._exit(0)
+        print(child, flush=True)
+        print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_it_ends_with_the_same_bits(shards, tmp_path):
+    """Killed five times, each at a random moment after an attempt began to learn."""
+    overrides = [*tiny_overrides(shards, tmp_path, *CONVNEXT, EACH_STEP), "model.classifier=mlp", "trainer.resume=auto"]
+    command = [sys.executable, "-c", textwrap.dedent(MOTHER), *overrides]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    random, kills, wild = np.random.default_rng(0), 0, tmp_path / "wild"
+    log = (tmp_path / "log").open("w")
+    with (
+        log,
+        subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        ) as mother,
+    ):
+
+        def begin(folder: Path) -> int:
+            mother.stdin.write(f"{folder}\n")
+            mother.stdin.flush()
+            return int(next(line for line in iter(mother.stdout.readline, "") if line.strip().isdigit()))
+
+        def status() -> int:
+            return int(next(line for line in iter(mother.stdout.readline, "") if line.strip().isdigit()))
+
+        assert mother.stdout.readline() == "ready\n"
+        began = time.monotonic()
+        begin(tmp_path / "calm")
+        assert status() == 0, (tmp_path / "log").read_text()
+        duration = time.monotonic() - began
+        for _ in range(30):
+            child = begin(wild)
+            time.sleep(random.uniform(0, duration))
+            if kills < 5:
+                with contextlib.suppress(ProcessLookupError):  # it ended by itself a moment before: no kill to count
+                    os.kill(child, signal.SIGKILL)
+            if status() == signal.SIGKILL:
+                kills += 1
+            elif kills < 5:
+                shutil.rmtree(wild)
+            else:
+                break
+        mother.stdin.close()
+    assert kills == 5, "too quick to be killed"
+    assert_same_run(tmp_path / "calm", wild)
+
+
+@pytest.mark.slow
+def test_it_goes_on_with_other_ranks(shards, tmp_path, monkeypatch):
+    """The same global batch on two ranks, from the middle of an epoch; batch norm would see other batches."""
+    options = [*CONVNEXT, "trainer.epochs=3", "trainer.batch_size=8"]
+    calm = train(tiny_config(shards, tmp_path / "calm", *options))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 6)
+        with pytest.raises(Interrupted):
+            train(tiny_config(shards, tmp_path / "moved", *options))
+    overrides = tiny_overrides(shards, tmp_path / "moved", *options, "trainer.batch_size=4", "trainer.resume=auto")
+    process = launch(2, *overrides)
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert "goes on with epoch 2, batch 3" in output
+    for one, two in zip(history(calm), history(tmp_path / "moved"), strict=True):
+        assert one["train"]["loss"] == pytest.approx(two["train"]["loss"], rel=1e-4)
+        assert one["train"]["delivered"] == two["train"]["delivered"]
+        assert one["val"] == pytest.approx(two["val"], rel=1e-3)
+
+
+def test_a_signal_ends_the_process_with_a_status_to_requeue_on(shards, tmp_path):
+    run = tmp_path / "run"
+    process = launch(1, *tiny_overrides(shards, run, *CONVNEXT, EACH_STEP, "trainer.epochs=500"))
+    while process.poll() is None and not (run / "last" / "state.pt").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGUSR1)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert "stopped by SIGUSR1 in epoch" in errors
+    assert f"trainer.resume=auto trainer.out={run}" in errors
+
+
+def test_accumulated_batches_are_one_large_batch(shards, tmp_path):
+    """Also at the end of an epoch, where fewer are left; 30 windows make steps of 12, 12 and 6."""
+    options = ("model.backbone=test_convnext", "trainer.epochs=2")
+    large = train(tiny_config(shards, tmp_path / "large", *options, "trainer.batch_size=12"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    small = train(tiny_config(shards, tmp_path / "small", *options, "trainer.batch_size=4", "trainer.accumulate=3"))
+    for one, two in zip(history(large), history(small), strict=True):
+        assert one["train"]["loss"] == pytest.approx(two["train"]["loss"], rel=1e-4)
+        assert one["train"]["lr"] == two["train"]["lr"]
+        assert one["val"] == pytest.approx(two["val"], rel=1e-3)
+
+
+def test_the_average_of_the_weights_is_what_is_kept(shards, tmp_path):
+    """Against the definition, over the weights that each step left."""
+    options = (*CONVNEXT, "trainer.epochs=1", "trainer.ema=0.8")
+    run = train(tiny_config(shards, tmp_path / "run", *options))
+    state = torch.load(run / "last" / "state.pt", weights_only=True)
+    kept = weights(run)
+    name = "classifier.weight"
+    assert torch.equal(kept[name], state["average"][f"module.{name}"])
+    assert not torch.equal(kept[name], state["model"][name])
+    assert int(state["average"]["n_averaged"]) == 8
+
+
+def test_training_ends_where_nothing_gets_better(shards, tmp_path):
+    options = ("trainer.epochs=20", "trainer.patience=2", "trainer.lr=1e-30", "trainer.schedule=constant")
+    lines = history(train(tiny_config(shards, tmp_path / "run", *options, "model.backbone=test_convnext")))
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+
+
+def test_other_options_than_the_run_was_begun_with_are_refused(shards, tmp_path):
+    run = train(tiny_config(shards, tmp_path / "run"))
+    for override, message in (
+        ("trainer.lr=0.5", r"holds a run with trainer\.lr=0\.001 \(now 0\.5\)"),
+        ("data.sampler=random", r"data\.sampler=shuffle \(now random\)"),
+        ("trainer.batch_size=4", r"took 8 windows a step, now .*= 4\. Make them as many as before"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            train(tiny_config(shards, run, "trainer.resume=auto", override))
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert train(tiny_config(shards, run, "trainer.resume=auto")) == run
+    assert len(history(run)) == 1, "a finished run is left as it is"
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"nonsense", None])
+def test_a_damaged_state_is_refused(shards, tmp_path, damage):
+    run = train(tiny_config(shards, tmp_path / "run"))
+    path = run / "last" / "state.pt"
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage(path.read_bytes()))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(ShardError, match=r"state\.pt.*Choose another trainer\.out"):
+        train(tiny_config(shards, run, "trainer.resume=auto"))
+
+
+def test_a_state_that_holds_code_is_not_run(shards, tmp_path):
+    run = train(tiny_config(shards, tmp_path / "run"))
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'owned'}",)
+
+    torch.save({"model": Evil()}, run / "last" / "state.pt")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(ShardError, match=r"state\.pt is damaged"):
+        train(tiny_config(shards, run, "trainer.resume=auto"))
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_checkpoint_that_was_being_replaced_is_put_back(shards, tmp_path):
+    run = train(tiny_config(shards, tmp_path / "run"))
+    (run / "last").rename(run / ".last.old")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tiny_config(shards, run, "trainer.resume=auto"))
+    assert (run / "last" / "state.pt").exists()
+
+
+def test_the_history_has_no_epoch_twice(shards, tmp_path):
+    """Killed between the line of an epoch and its checkpoint, the epoch is run again."""
+    run = train(tiny_config(shards, tmp_path / "run"))
+    with (run / "history.jsonl").open("a") as lines:
+        lines.write((run / "history.jsonl").read_text())
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tiny_config(shards, run, "trainer.resume=auto"))
+    assert [line["epoch"] for line in history(run)] == [1]

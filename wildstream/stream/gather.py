@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import repeat
+from itertools import chain, pairwise, repeat
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     Ints = npt.NDArray[np.int64]
 
 
+BLOCK = 64
+"""Batches whose addresses are worked out together: one by one, that would take longer than to copy small windows."""
 SEGMENT_BYTES = 4 << 20
 """Bytes of features that are worth a request: less takes longer to ask for than to send."""
 
@@ -56,14 +58,16 @@ class MappedFeatures:
         info, first_window = _info(self.index), plan.first_window
         self._views.clear()  # looks anew whether the shards are still the same
         numbers, _ = plan.windows(share)
-        for first in range(0, len(numbers), share.batch_size):
-            numbered = numbers[first : first + share.batch_size]
+        for edges in in_blocks(plan.positions(share), share.batch_size):
+            numbered = numbers[edges[0] : edges[-1]]
             videos = np.searchsorted(first_window, numbered, side="right") - 1
             begin = self._first_byte[videos] + (numbered - first_window[videos]) * info.window_bytes
+            end = (begin + info.window_bytes).tolist()
             shards = self._shard[videos].tolist()
             views = {shard: self._view(shard) for shard in set(shards)}
-            runs = zip(shards, begin.tolist(), (begin + info.window_bytes).tolist(), strict=True)
-            yield _joined([views[shard][start:stop] for shard, start, stop in runs], info)
+            runs = [views[shard][start:stop] for shard, start, stop in zip(shards, begin.tolist(), end, strict=True)]
+            for first, stop in pairwise(edges):
+                yield _joined(runs[first - edges[0] : stop - edges[0]], info)
 
     @cached_property
     def bad(self) -> npt.NDArray[np.bool_]:
@@ -154,16 +158,17 @@ class RequestedFeatures:
         data: dict[int, memoryview] = {}
         left: Counter[int] = Counter()
         arriving = enumerate(read_runs(self.index.storage, self._wants(plan.segments(share), planned)))
-        for rows in in_batches(positions, share.batch_size):
+        for first, stop in chain.from_iterable(map(pairwise, in_blocks(positions, share.batch_size))):
+            rows = positions[first:stop]
             while (held[rows] < 0).any():
                 number, data[number] = next(arriving)
                 segment = planned.popleft()
                 held[segment.positions] = number
                 place[segment.positions] = (segment.windows - segment.windows.min()) * info.window_bytes
                 left[number] = len(segment.positions)
-            holders, first = held[rows].tolist(), place[rows]
-            runs = zip(holders, first.tolist(), (first + info.window_bytes).tolist(), strict=True)
-            yield _joined([data[holder][start:stop] for holder, start, stop in runs], info)
+            holders, begin = held[rows].tolist(), place[rows]
+            runs = zip(holders, begin.tolist(), (begin + info.window_bytes).tolist(), strict=True)
+            yield _joined([data[holder][start:end] for holder, start, end in runs], info)
             left.subtract(holders)
             for holder in set(holders):
                 if not left[holder]:
@@ -199,27 +204,28 @@ class GatherFeatures:
         numbers, real = plan.windows(share)
         positions = plan.positions(share)
         features = repeat(None) if self.only_labels else self.source.batches(plan, share)
-        first = 0
-        for places in in_batches(positions, share.batch_size):
-            rows = slice(first, first + len(places))
-            first += len(places)
-            numbered, mask = numbers[rows], real[rows]
+        for edges in in_blocks(positions, share.batch_size):
+            block = slice(edges[0], edges[-1])
+            numbered, mask = numbers[block], real[block]
             videos = np.searchsorted(first_window, numbered, side="right") - 1
-            problems = {}
-            if len(bad):
-                broken = bad[numbered]
-                problems = {row: complaint(keys[videos[row]]) for row in np.flatnonzero(broken & mask).tolist()}
-                mask = mask & ~broken
-            yield Batch(
-                frames=None,
-                features=next(features),
-                labels=torch.from_numpy(self.labels[numbered]),
-                keys=[keys[video] for video in videos.tolist()],
-                starts=torch.from_numpy(style.starts(numbered - first_window[videos])),
-                mask=torch.from_numpy(mask),
-                positions=torch.from_numpy(places),
-                problems=problems,
-            )
+            broken = bad[numbered] if len(bad) else np.zeros(len(numbered), np.bool_)
+            wrong = np.flatnonzero(broken & mask)
+            labels, starts = torch.from_numpy(self.labels[numbered]), style.starts(numbered - first_window[videos])
+            columns = [torch.from_numpy(column) for column in (starts, mask & ~broken, positions[block])]
+            names = [keys[video] for video in videos.tolist()]
+            for first, stop in pairwise(edges):
+                rows = slice(first - edges[0], stop - edges[0])
+                guilty = wrong[slice(*np.searchsorted(wrong, (rows.start, rows.stop)))].tolist() if len(wrong) else []
+                yield Batch(
+                    frames=None,
+                    features=next(features),
+                    labels=labels[rows],
+                    keys=names[rows],
+                    starts=columns[0][rows],
+                    mask=columns[1][rows],
+                    positions=columns[2][rows],
+                    problems={row - rows.start: complaint(names[row]) for row in guilty},
+                )
         next(features, None)  # nothing is left; what reads ahead ends
 
 
@@ -231,12 +237,16 @@ def feature_source(index: Index, style: SlidingStyle) -> MappedFeatures | Reques
     return kind(index=index, style=style)
 
 
-def in_batches(positions: Ints, batch_size: int) -> Iterator[Ints]:
-    """Places in a stream, increasing, cut where a new batch begins; a worker's may have gaps."""
-    cuts = np.flatnonzero(np.diff(positions // batch_size)) + 1
-    for first, stop in zip([0, *cuts.tolist()], [*cuts.tolist(), len(positions)], strict=True):
-        if stop > first:
-            yield positions[first:stop]
+def in_blocks(positions: Ints, batch_size: int) -> Iterator[list[int]]:
+    """Where the batches of a stream begin, and the last ends: block by block, each worked out at once.
+
+    Args:
+        positions: (n,) places in the rank's stream, increasing; a worker's have gaps.
+        batch_size: Places of a batch.
+    """
+    cuts = [0, *(np.flatnonzero(np.diff(positions // batch_size)) + 1).tolist(), len(positions)]
+    for first in range(0, len(cuts) - 1 if len(positions) else 0, BLOCK):
+        yield cuts[first : first + BLOCK + 1]
 
 
 def find_bad(index: Index, style: SlidingStyle) -> npt.NDArray[np.bool_]:

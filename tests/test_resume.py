@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from tiny import ROOT, frames_shards, tiny_config, tiny_overrides
 
 from wildstream.errors import ConfigError, Interrupted, ShardError
+from wildstream.evaluation import evaluate
+from wildstream.models.classifier import ModelBuilder
 from wildstream.training.run import train
 from wildstream.training.trainer import Trainer
 
@@ -243,6 +246,37 @@ def test_the_average_of_the_weights_is_what_is_kept(shards, tmp_path):
     assert torch.equal(kept[name], state["average"][f"module.{name}"])
     assert not torch.equal(kept[name], state["model"][name])
     assert int(state["average"]["n_averaged"]) == 8
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_what_is_kept_is_what_was_validated(shards, tmp_path, precision):
+    options = (*CONVNEXT, "trainer.ema=0.5", f"trainer.precision={precision}", "trainer.lr=0.01")
+    run = train(tiny_config(shards, tmp_path / "run", *options))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    found = json.loads(evaluate(run, split="val", checkpoint="last", progress=False).report.read_text())
+    assert found["metrics"]["loss"] == pytest.approx(history(run)[-1]["val"]["loss"], rel=1e-5)
+
+
+def test_the_backbone_learns_little_by_little(shards, tmp_path):
+    """Nothing of it in the first epoch, in the second the last half of its tensors."""
+    unfreezing = "model.unfreezing={start_epoch: 1, duration: 1, fraction: 0.5}"
+    rates = ("trainer.backbone_lr=1e-3", "trainer.layer_decay=0.9", "trainer.lr=1e-2", "trainer.weight_decay=0")
+    options = (*CONVNEXT, unfreezing, *rates, "trainer.schedule=constant")
+    states = []
+    for epochs in (1, 2):
+        run = train(tiny_config(shards, tmp_path / f"run{epochs}", *options, f"trainer.epochs={epochs}"))
+        AcceleratorState._reset_state(reset_partial_state=True)
+        states.append(weights(run))
+    set_seed(0)
+    first = ModelBuilder().set_backbone("test_convnext").set_classifier("linear", output_dim=3).build()
+    start = dict(first.named_parameters())
+    inside = [name for name in start if name not in ("classifier.weight", "classifier.bias")]
+    assert all(torch.equal(states[0][name], start[name]) for name in inside)
+    assert not torch.equal(states[0]["classifier.weight"], start["classifier.weight"])
+    half = len(inside) // 2
+    assert all(torch.equal(states[1][name], start[name]) for name in inside[:half])
+    changed = [not torch.equal(states[1][name], start[name]) for name in inside[half:]]
+    assert sum(changed) > len(changed) // 2  # some layers lie behind the tokens and learn nothing
 
 
 def test_training_ends_where_nothing_gets_better(shards, tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -108,6 +108,9 @@ def _options(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, An
             yield from _options(kind, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
+            for part in get_args(kind):  # a group that may be null
+                if isinstance(part, type) and issubclass(part, BaseModel):
+                    yield from _options(part, f"{prefix}{name}.")
 
 
 def _shown(value: object) -> str:

@@ -31,6 +31,17 @@ class LoraConfig(Strict):
     """Linear layers of the backbone that are added to, by the end of their names, such as qkv; null: attention's."""
 
 
+class UnfreezingConfig(Strict):
+    """The backbone learns little by little: nothing before start_epoch, then more and more of it, from the end."""
+
+    start_epoch: Annotated[int, Field(ge=0, strict=True)] = 0
+    """The first epoch, counted from 0, in which something of the backbone learns."""
+    duration: Positive = 1
+    """Epochs from then on until as much learns as ever will."""
+    fraction: Annotated[Number, Field(ge=0, le=1)] = 1.0
+    """Share of the backbone's parameter tensors that learns then."""
+
+
 class ModelConfig(Strict):
     """What is trained."""
 
@@ -43,6 +54,9 @@ class ModelConfig(Strict):
     """Pretrained weights: DEFAULT, the path of a state dict, or null for random ones."""
     frozen: bool = False
     """Whether the backbone stays as it is and the head alone learns."""
+    unfreezing: UnfreezingConfig | None = None
+    """Lets the backbone learn little by little: {start_epoch: 2, duration: 4, fraction: 0.5}, or some of these; null:
+    all of it from the start."""
     lora: LoraConfig | None = None
     """Lets small additions learn in place of the backbone: {r: 8, alpha: 16, dropout: 0, targets: [qkv]}, or some of
     these; null: none. Needs pip install 'wildstream[peft]'."""
@@ -57,9 +71,10 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _check_frozen(self) -> ModelConfig:
-        if self.frozen and self.lora:
+        given = [name for name in ("frozen", "unfreezing", "lora") if getattr(self, name)]
+        if len(given) > 1:
             raise ValueError(
-                "model.frozen=true and model.lora contradict each other: LoRA freezes the backbone by itself. Leave "
-                "one of them out."
+                f"model.{' and model.'.join(given)} contradict each other: each says what of the backbone learns. "
+                "Leave all but one of them out."
             )
         return self

@@ -30,10 +30,10 @@ class TrainConfig(Strict):
     @model_validator(mode="after")
     def _check_backbone(self) -> TrainConfig:
         """Features may be of any backbone: those of another one are refused when they are opened."""
-        if self.data.precomputed and (self.model.frozen or self.model.lora):
-            raise ValueError(
-                "model.frozen and model.lora go with a backbone, and data.precomputed=true has none. Leave them out."
-            )
+        of_backbones = {f"model.{name}": getattr(self.model, name) for name in ("frozen", "unfreezing", "lora")}
+        of_backbones |= {f"trainer.{name}": getattr(self.trainer, name) for name in ("backbone_lr", "layer_decay")}
+        if self.data.precomputed and (given := [name for name, value in of_backbones.items() if value]):
+            raise ValueError(f"{given[0]} goes with a backbone, and data.precomputed=true has none. Leave it out.")
         try:
             if not self.data.precomputed:
                 known_backbone(self.model.backbone, self.data.sliding_style.samples_per_window)

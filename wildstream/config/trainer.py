@@ -53,6 +53,11 @@ class TrainerConfig(Strict):
     """adamw, sgd, or any other optimizer of timm.optim by name."""
     lr: Annotated[Number, Field(gt=0)] = 3e-4
     """Highest learning rate."""
+    backbone_lr: Annotated[Number, Field(gt=0)] | None = None
+    """Highest learning rate of the backbone; null: that of the head, lr."""
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """Each layer of the backbone learns by so much less than the one behind it, such as 0.75; networks of timm alone;
+    null: all alike."""
     weight_decay: Annotated[Number, Field(ge=0)] = 0.05
     """The optimizer's weight decay; biases and norms have none."""
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9

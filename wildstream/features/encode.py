@@ -139,7 +139,7 @@ class EncodeWindows:
 
 def check_tokens(backbone: Backbone, tokens: Tokens) -> None:
     """Refuse the class token of a backbone that has none (ConfigError)."""
-    if tokens == "cls" and not getattr(backbone.network, "num_prefix_tokens", 0):
+    if tokens == "cls" and not backbone.spec.class_token:
         raise ConfigError(f"tokens='cls': {backbone.spec.name} has no class token. Take 'pooled' or 'all'.")
 
 

@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
-from timm.optim import param_groups_weight_decay
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -28,6 +27,7 @@ from wildstream.config.trainer import TrainerConfig
 from wildstream.errors import ConfigError, EnvironmentProblem
 from wildstream.launch import check_launch
 from wildstream.models.classifier import VideoClassifier
+from wildstream.models.unfreezing import Unfreezing, parameter_groups
 from wildstream.shards.formats import Task
 from wildstream.shards.index import open_index
 from wildstream.storage.urls import join
@@ -86,8 +86,17 @@ def train(config: TrainConfig) -> Path:
         if accelerator.device.type == "cpu":
             raise ConfigError("trainer.sync_bn=true needs GPUs, here is none. Take trainer.sync_bn=false.")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    optimizer = make_optimizer(param_groups_weight_decay(model, options.weight_decay), options)
+    groups = parameter_groups(
+        model,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        backbone_lr=options.backbone_lr,
+        layer_decay=options.layer_decay,
+    )
+    optimizer = make_optimizer(groups, options)
     schedule = make_schedule(optimizer, options, steps_per_epoch=-(-len(train_loader) // options.accumulate))
+    # Copied before Accelerate puts its own forward into the model: the copy would run the original's weights.
+    average = _average(model.to(accelerator.device), options.ema)
     model, optimizer = accelerator.prepare(model, optimizer)
     if accelerator.is_main_process and not goes_on:
         _start_run(run, config)
@@ -106,7 +115,8 @@ def train(config: TrainConfig) -> Path:
         task=training.index.info.task,
         manifest=_describe(config, training, size=size),
         run=run,
-        average=_average(accelerator.unwrap_model(model), options.ema),
+        unfreezing=Unfreezing(**config.model.unfreezing.model_dump()) if config.model.unfreezing else None,
+        average=average,
     )
     try:
         if goes_on:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from wildstream.config.trainer import TrainerConfig
 from wildstream.errors import ConfigError, Interrupted, WildStreamError
+from wildstream.models.unfreezing import Unfreezing
 from wildstream.samples import Batch
 from wildstream.shards.formats import Task
 from wildstream.stream.ledger import Ledger, add_up
@@ -65,6 +66,8 @@ class Trainer:
     """What is said of every checkpoint; epoch and metrics are filled in."""
     run: Path
     """Folder of the run."""
+    unfreezing: Unfreezing | None = None
+    """What of the backbone learns in which epoch; None leaves it as it is."""
     average: AveragedModel | None = None
     """Moving average of the weights, which is then what is validated and kept."""
     interruption: Interruption = field(default_factory=Interruption)
@@ -101,7 +104,7 @@ class Trainer:
             )
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+        self._bare.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler is not None:
@@ -113,6 +116,12 @@ class Trainer:
         if self.accelerator.is_main_process:
             _cut_history(self.run / HISTORY_NAME, self.progress.epoch)
             tqdm.write(f"goes on with epoch {self.progress.epoch + 1}, batch {self.progress.batches + 1}")
+
+    @property
+    def _bare(self) -> nn.Module:
+        """The model without what Accelerate and torch.compile put around it."""
+        bare: nn.Module = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return bare
 
     @property
     def _windows_per_batch(self) -> int:
@@ -139,6 +148,8 @@ class Trainer:
         """One pass over the training set, or what is left of it."""
         progress, config = self.progress, self.config
         self.model.train()
+        if self.unfreezing is not None:
+            self.unfreezing.apply(self._bare, progress.epoch)
         self.train_loader.set_epoch(progress.epoch)
         total = len(self.train_loader)
         bar = self._bar(None, f"epoch {progress.epoch + 1}/{config.epochs}", total)
@@ -170,7 +181,7 @@ class Trainer:
         bar.close()
         return {
             "loss": progress.loss / max(1, progress.clips),
-            "lr": float(self.schedule.get_last_lr()[0]),
+            "lr": float(self.schedule.get_last_lr()[-1]),
             "windows_per_second": progress.clips / max(1e-9, progress.seconds),
             "waiting_for_data": progress.waiting / max(1e-9, progress.seconds),
         }
@@ -215,7 +226,7 @@ class Trainer:
         if not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
         if self.average is not None:
-            self.average.update_parameters(self.accelerator.unwrap_model(self.model))
+            self.average.update_parameters(self._bare)
 
     def _interrupted(self) -> Interrupted:
         """What to say where a rank was told to stop; the checkpoint is written."""
@@ -261,8 +272,7 @@ class Trainer:
 
     def _kept(self) -> nn.Module:
         """The weights that checkpoints are of."""
-        kept: nn.Module = self.accelerator.unwrap_model(self.model) if self.average is None else self.average.module
-        return kept
+        return self._bare if self.average is None else self.average.module
 
     def _save(self, manifest: Manifest, *, ledger: Ledger) -> None:
         """Write the last checkpoint, with all that is needed to go on."""
@@ -271,7 +281,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {
-                "model": self.accelerator.unwrap_model(self.model).state_dict(),
+                "model": self._bare.state_dict(),
                 "average": None if self.average is None else self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),

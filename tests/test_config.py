@@ -64,7 +64,7 @@ REFUSALS = [
     ("trainer.clip_norm=0", "trainer.clip_norm=0 must be greater than 0"),
     ("trainer.precision=fp8", "trainer.precision='fp8' must be 'no', 'bf16' or 'fp16'."),
     ("trainer.seed=-1", "trainer.seed=-1 must be greater than or equal to 0"),
-    ("trainer.monitor=accuracy", "trainer.monitor='accuracy' must be 'mAP', 'f1_macro', 'f1_micro', 'top1' or 'loss'."),
+    ("trainer.monitor=accuracy", "trainer.monitor='accuracy' must be 'loss', 'mAP', 'mAP_micro', "),
     ("trainer.wandb=on", "trainer.wandb="),
     ("trainer.progress=maybe", "trainer.progress='maybe' must be a valid boolean"),
 ]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, top_k_accuracy_score
 
 from wildstream.training.losses import clip_losses, probabilities
 from wildstream.training.metrics import average_precisions, compute_metrics
@@ -37,10 +37,13 @@ def test_multi_label_figures_are_those_of_scikit_learn(case):
     expected = expected_precisions(probabilities, targets)
     np.testing.assert_allclose(average_precisions(probabilities, targets), expected, rtol=1e-5)
     figures = compute_metrics(probabilities, targets, task="multi_label")
-    assert set(figures) == {"mAP", "mAP_chance", "f1_macro", "f1_micro"}
+    assert set(figures) == {"mAP", "mAP_micro", "mAP_chance", "f1_macro", "f1_micro"}
     occurs = targets.any(axis=0)
     if occurs.any():
         assert figures["mAP"] == pytest.approx(np.nanmean(expected), rel=1e-5)
+        assert figures["mAP_micro"] == pytest.approx(
+            average_precision_score(targets, probabilities, average="micro"), rel=1e-5
+        )
         assert figures["mAP_chance"] == pytest.approx(targets[:, occurs].mean())
     else:
         assert math.isnan(figures["mAP"])
@@ -58,7 +61,7 @@ def test_multi_label_figures_are_those_of_scikit_learn(case):
 
 
 @settings(max_examples=100, deadline=None)
-@given(windows=st.integers(1, 24), classes=st.integers(1, 5), seed=st.integers(0, 2**32))
+@given(windows=st.integers(1, 24), classes=st.integers(1, 13), seed=st.integers(0, 2**32))
 def test_single_label_figures_are_those_of_scikit_learn(windows, classes, seed):
     rng = np.random.default_rng(seed)
     probabilities = rng.dirichlet(np.ones(classes), windows).astype(np.float32)
@@ -68,6 +71,13 @@ def test_single_label_figures_are_those_of_scikit_learn(windows, classes, seed):
     found = probabilities.argmax(axis=1)
     seen = sorted(set(numbers) | set(found))
     assert figures["top1"] == pytest.approx(accuracy_score(numbers, found))
+    assert figures["top1_per_class"] == pytest.approx(
+        recall_score(numbers, found, average="macro", labels=sorted(set(numbers)))
+    )
+    assert [k for k in (5, 10) if f"top{k}" in figures] == [k for k in (5, 10) if k < classes]
+    for k in (k for k in (5, 10) if k < classes):
+        score = top_k_accuracy_score(numbers, probabilities, k=k, labels=range(classes))
+        assert figures[f"top{k}"] == pytest.approx(score)
     assert figures["f1_micro"] == pytest.approx(f1_score(numbers, found, average="micro"))
     assert figures["f1_macro"] == pytest.approx(
         f1_score(numbers, found, average="macro", labels=seen, zero_division=0.0), abs=1e-6

@@ -81,7 +81,7 @@ def test_a_run_leaves_its_options_its_history_and_two_checkpoints(run, shards):
     for line in lines:
         ledger = {"planned", "delivered", "padded", "skipped"}
         assert set(line["train"]) == {"loss", "lr", "windows_per_second", "waiting_for_data"} | ledger
-        assert set(line["val"]) == {"loss", "mAP", "mAP_chance", "f1_macro", "f1_micro"}
+        assert set(line["val"]) == {"loss", "mAP", "mAP_micro", "mAP_chance", "f1_macro", "f1_micro"}
         assert all(math.isfinite(value) for part in ("train", "val") for value in line[part].values())
 
 

@@ -2,7 +2,7 @@
 
 RUN/evaluation/<split>.json
   schema_version, checkpoint, epoch, data, split, categories, task
-  metrics       over the whole split: loss, mAP, mAP_chance, f1_macro, f1_micro, and top1 for single_label
+  metrics       over the whole split: loss, mAP, mAP_micro, mAP_chance, F1, and top-k for single_label
   classes       for each class: windows (positives), chance (their share), average_precision
   windows       columns of equal length, in order of (key, start): key, start, probabilities, targets
 """

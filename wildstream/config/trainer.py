@@ -12,6 +12,7 @@ from wildstream.config.options import Number, Positive, Strict, expand
 from wildstream.errors import ConfigError
 
 LossName = Literal["auto", "bce", "ce", "focal", "asymmetric"]
+Monitor = Literal["loss", "mAP", "mAP_micro", "f1_macro", "f1_micro", "top1", "top1_per_class", "top5", "top10"]
 ClassWeights = Literal["none", "inverse", "effective"]
 
 
@@ -86,8 +87,9 @@ class TrainerConfig(Strict):
     """Whether only algorithms are used that give the same bits each time, slower on GPUs."""
     seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 0
     """Decides weights, order and dropout."""
-    monitor: Literal["mAP", "f1_macro", "f1_micro", "top1", "loss"] = "mAP"
-    """Validation figure that the best checkpoint is chosen by; top1 is of single_label."""
+    monitor: Monitor = "mAP"
+    """Validation figure that the best checkpoint is chosen by: loss, mAP, mAP_micro, f1_macro, f1_micro; of
+    single_label also top1, top5, top10 and top1_per_class."""
     out: Annotated[Path, AfterValidator(expand)] | None = None
     """Run folder; null: runs/<date>-<backbone>-<style>."""
     resume: Literal["auto"] | None = None

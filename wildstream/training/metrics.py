@@ -2,7 +2,8 @@
 
 Average precision of a class is the area under its precision–recall curve as a step function,
 AP = Σ (R_n − R_{n−1}) P_n (torchmetrics, as in scikit-learn). mAP is its mean over the classes that occur; constant
-predictions reach the mean positive rate of these classes, `mAP_chance`. F1 is 2 TP / (2 TP + FP + FN); its macro
+predictions reach the mean positive rate of these classes, `mAP_chance`. `mAP_micro` is the average precision of all
+decisions together. F1 is 2 TP / (2 TP + FP + FN); its macro
 average is over the classes that occur or are predicted (scikit-learn's with zero_division=nan).
 """
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from wildstream.shards.formats import Task
 
+TOP = (1, 5, 10)
+"""Most probable classes that top-k figures look at."""
 THRESHOLD = 0.5
 """Probability above which a class counts as predicted, for multi-label F1."""
 
@@ -35,19 +38,37 @@ def compute_metrics(
         task: What the targets mean.
 
     Returns:
-        mAP, mAP_chance, f1_macro and f1_micro; for single_label also top1. NaN where no class occurs.
+        mAP, mAP_micro, mAP_chance, f1_macro and f1_micro; for single_label also top1 and top1_per_class, and top5,
+        top10 and theirs where there are more classes than that. NaN where no class occurs.
     """
     precisions = average_precisions(probabilities, targets)
     occurs = targets.any(axis=0)
+    flat = average_precisions(probabilities.reshape(-1, 1), targets.reshape(-1, 1))
     figures = {
         "mAP": float(np.mean(precisions[occurs])) if occurs.any() else math.nan,
+        "mAP_micro": float(flat[0]),
         "mAP_chance": float(np.mean(targets.mean(axis=0)[occurs])) if occurs.any() else math.nan,
     }
     if task == "multi_label":
         return figures | _f1_scores(probabilities > THRESHOLD, targets)
     chosen = np.eye(targets.shape[1], dtype=np.bool_)[probabilities.argmax(axis=1)]
-    top1 = float((chosen & targets).any(axis=1).mean()) if len(targets) else math.nan
-    return figures | _f1_scores(chosen, targets) | {"top1": top1}
+    return figures | _f1_scores(chosen, targets) | _top_figures(probabilities, targets)
+
+
+def _top_figures(probabilities: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """Share of windows whose class is among the k most probable ones, over all, and as the mean over classes.
+
+    Of equally probable classes the first comes first, as with argmax.
+    """
+    placed = np.argsort(np.argsort(-probabilities, axis=1, kind="stable"), axis=1)
+    rank = np.where(targets, placed, targets.shape[1]).min(axis=1, initial=targets.shape[1])
+    figures = {}
+    for k in (k for k in TOP if k == 1 or k < targets.shape[1]):
+        hits = rank < k
+        per_class = [hits[truth].mean() for truth in targets.T if truth.any()]
+        figures[f"top{k}"] = float(hits.mean()) if len(hits) else math.nan
+        figures[f"top{k}_per_class"] = float(np.mean(per_class)) if per_class else math.nan
+    return figures
 
 
 def _f1_scores(predicted: npt.NDArray[np.bool_], targets: npt.NDArray[np.bool_]) -> dict[str, float]:

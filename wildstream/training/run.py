@@ -4,17 +4,19 @@ runs/<name>/
   config.yaml         the options, complete
   history.jsonl       a line per epoch
   best/ last/         checkpoints
-  wandb/              what Weights & Biases keeps, where it is not disabled
+  wandb/ wandb-id     what Weights & Biases keeps, where it is not disabled, and its name of the run
 """
 
 from __future__ import annotations
 
 import netrc
 import os
+import secrets
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
@@ -28,8 +30,7 @@ from wildstream.errors import ConfigError, EnvironmentProblem
 from wildstream.launch import check_launch
 from wildstream.models.classifier import VideoClassifier
 from wildstream.models.unfreezing import Unfreezing, parameter_groups
-from wildstream.shards.formats import Task
-from wildstream.shards.index import open_index
+from wildstream.shards.index import DatasetInfo, open_index
 from wildstream.storage.urls import join
 from wildstream.stream.dataset import WindowDataset, check_contents
 from wildstream.stream.loader import Loader
@@ -41,11 +42,13 @@ from wildstream.training.checkpoints import (
     used_versions,
 )
 from wildstream.training.losses import Criterion, class_weights
+from wildstream.training.metrics import compute_metrics
 from wildstream.training.optimization import make_optimizer, make_schedule
 from wildstream.training.progress import check_same_run
 from wildstream.training.trainer import Trainer
 
 CONFIG_NAME = "config.yaml"
+WANDB_ID_NAME = "wandb-id"
 
 
 def train(config: TrainConfig) -> Path:
@@ -62,7 +65,7 @@ def train(config: TrainConfig) -> Path:
     """
     options = config.trainer
     training, validation = _open_splits(config.data, config.model.backbone)
-    _check_monitor(options.monitor, training.index.info.task)
+    _check_monitor(options.monitor, training.index.info)
     tracker = choose_tracker(options.wandb)
     run = options.out or Path("runs") / default_run_name(config)
     accelerator = make_accelerator(options, log_with=None if tracker == "disabled" else "wandb")
@@ -240,10 +243,15 @@ def _describe(config: TrainConfig, training: WindowDataset, *, size: int | tuple
     )
 
 
-def _check_monitor(monitor: str, task: Task) -> None:
-    """Refuse to watch a figure that the task does not have (ConfigError)."""
-    if monitor == "top1" and task != "single_label":
-        raise ConfigError(f"trainer.monitor=top1 is of single_label, these shards are {task}. Take mAP or loss.")
+def _check_monitor(monitor: str, info: DatasetInfo) -> None:
+    """Refuse to watch a figure that the shards do not have (ConfigError)."""
+    shape = (0, len(info.categories))
+    known = {"loss"} | compute_metrics(np.zeros(shape, np.float32), np.zeros(shape, np.bool_), task=info.task).keys()
+    if monitor not in known:
+        raise ConfigError(
+            f"trainer.monitor={monitor} does not go with {info.task} of {len(info.categories)} classes. Take one of "
+            f"{', '.join(sorted(known - {'mAP_chance'}))}."
+        )
 
 
 def _find_run(run: Path, config: TrainConfig, accelerator: Accelerator) -> bool:
@@ -279,7 +287,12 @@ def _start_tracker(accelerator: Accelerator, mode: str, run: Path, config: Train
         return
     import wandb  # a second that only those pay who want it
 
-    options = {"name": run.name, "dir": str(run), "mode": mode, "settings": {"silent": True, "console": "off"}}
+    known = run / WANDB_ID_NAME
+    if not known.exists():
+        known.write_text(secrets.token_hex(4), encoding="utf-8")
+    identity = {"id": known.read_text(encoding="utf-8").strip(), "resume": "allow"}  # one run there, however often left
+    settings = {"silent": True, "console": "off"}
+    options = {"name": run.name, "dir": str(run), "mode": mode, "settings": settings, **identity}
     options_of_run = config.model_dump(mode="json")
     try:
         accelerator.init_trackers(config.trainer.project, config=options_of_run, init_kwargs={"wandb": options})

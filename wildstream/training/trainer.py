@@ -112,7 +112,7 @@ class Trainer:
         self.train_loader.load_state_dict(state["loader"])
         self.progress = Progress.from_dict(state["progress"])
         self.progress.batches = state["loader"]["position"] // self._windows_per_batch
-        self.manifest = self.manifest.model_copy(update={"metrics": manifest.metrics})
+        self.manifest = self.manifest.model_copy(update={"epoch": manifest.epoch, "metrics": manifest.metrics})
         if self.accelerator.is_main_process:
             _cut_history(self.run / HISTORY_NAME, self.progress.epoch)
             tqdm.write(f"goes on with epoch {self.progress.epoch + 1}, batch {self.progress.batches + 1}")
@@ -248,7 +248,10 @@ class Trainer:
         value = -figures["loss"] if self.config.monitor == "loss" else figures[self.config.monitor]
         is_better = value > progress.best or not (self.run / "best").exists()
         self.accelerator.wait_for_everyone()  # nobody looks for the best one after it was written
-        progress.best, progress.stale = (value, 0) if is_better else (progress.best, progress.stale + 1)
+        if is_better:
+            progress.best, progress.stale = value if math.isfinite(value) else -math.inf, 0
+        else:
+            progress.stale += 1
         if isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step(figures[self.config.monitor])
         progress.next_epoch()
@@ -317,9 +320,9 @@ def _blame(mean: float, batch: Batch, losses: Tensor) -> str:
 
 def _summary(epoch: int, train: dict[str, float], val: dict[str, float], seconds: float, is_best: bool) -> str:
     """One line about one epoch, for people."""
-    shown = {name: f"{name} {value:.3f}" for name, value in val.items()}
+    shown = {name: f"{name} {val[name]:.3f}" for name in ("loss", "mAP", "f1_macro", "top1") if name in val}
     shown["mAP"] += f" (chance {val['mAP_chance']:.3f})"
-    figures = "  ".join(text for name, text in shown.items() if name != "mAP_chance")
+    figures = "  ".join(shown.values())
     return (
         f"epoch {epoch}: train loss {train['loss']:.3f}  |  val {figures}  |  "
         f"{train['windows_per_second']:.0f} windows/s, {seconds:.0f} s{'  *best' if is_best else ''}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
-from wildstream.commands import run_safely
-from wildstream.config.compose import compose_config, group_names, option_lines
+from wildstream.training.interruption import Interruption
 
 USAGE = """usage: accelerate launch train.py [GROUP=NAME ...] [OPTION=VALUE ...]
 
@@ -25,22 +25,31 @@ exit status:
 
 
 def main(arguments: list[str]) -> int:
-    """Train as the arguments say; 0, or 1 with a message on stderr."""
-    if {"-h", "--help"} & set(arguments):
-        groups = (f"  {group}={'|'.join(names)}" for group, names in group_names().items())
-        print(USAGE.format(groups="\n".join(groups), options="\n".join(option_lines())))
-        return 0
-    return run_safely(lambda: _train(arguments))
+    """Train as the arguments say; 0, or 1 or 75 with a message on stderr."""
+    with Interruption() as interruption:  # first of all: what follows takes seconds to import
+        from wildstream.commands import run_safely
+        from wildstream.config.compose import group_names, option_lines
+
+        if {"-h", "--help"} & set(arguments):
+            groups = (f"  {group}={'|'.join(names)}" for group, names in group_names().items())
+            print(USAGE.format(groups="\n".join(groups), options="\n".join(option_lines())))
+            return 0
+        return run_safely(lambda: _train(arguments, interruption))
 
 
-def _train(arguments: list[str]) -> int:
+def _train(arguments: list[str], interruption: Interruption) -> int:
     """Train, and say what to do next."""
+    from wildstream.config.compose import compose_config
+    from wildstream.storage.urls import is_remote
+
     config = compose_config(arguments)
     from wildstream.training.run import train  # seconds, which whoever misspelt an option need not wait
 
-    run = train(config)
+    run = train(config, interruption=interruption)
     if int(os.environ.get("RANK", "0")) == 0:
-        print(f"run: {run}   next: wildstream evaluate {run} --split test")
+        path = config.data.path
+        split = "test" if is_remote(path) or Path(path, "test").is_dir() else config.data.val_split
+        print(f"run: {run}   next: wildstream evaluate {run} --split {split}")
     return 0
 
 

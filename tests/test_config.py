@@ -193,3 +193,13 @@ def test_every_yaml_is_a_group_a_style_or_the_root():
 @pytest.mark.parametrize("style", style_names())
 def test_every_style_composes(style):
     assert compose_config([NOWHERE, f"data.style={style}"]).data.sliding_style == get_style(style)
+
+
+def test_options_of_a_group_that_may_be_null_are_options_too():
+    config = compose_config(["data.path=x", "model=tiny3d", "model.unfreezing.start_epoch=2", "model.lora=null"])
+    assert config.model.unfreezing.start_epoch == 2
+    assert config.model.unfreezing.duration == 1
+    with pytest.raises(ConfigError, match=r"model\.unfreezing\.start is not an option\. Did you mean .*start_epoch"):
+        compose_config(["data.path=x", "model=tiny3d", "model.unfreezing.start=2"])
+    with pytest.raises(ConfigError, match=r"model\.frozen and model\.unfreezing contradict each other"):
+        compose_config(["data.path=x", "model=tiny3d", "model.unfreezing.start_epoch=2", "model.frozen=true"])

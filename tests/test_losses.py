@@ -141,7 +141,7 @@ def test_optimizers_by_name_learn(name):
 
 
 def test_an_unknown_optimizer_is_refused_with_its_like():
-    with pytest.raises(ValidationError, match=r"no optimizer of that name\. Take .*adamw"):
+    with pytest.raises(ValidationError, match=r"no optimizer of that name .*Did you mean .*adamw"):
         TrainerConfig(optimizer="adamww")
 
 

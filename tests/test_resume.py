@@ -224,6 +224,18 @@ def test_a_signal_ends_the_process_with_a_status_to_requeue_on(shards, tmp_path)
     assert f"trainer.resume=auto trainer.out={run}" in errors
 
 
+def test_a_signal_while_it_starts_ends_it_after_its_first_step(shards, tmp_path):
+    process = launch(1, *tiny_overrides(shards, tmp_path / "run", *CONVNEXT, "trainer.epochs=500"))
+    caught, term = 0, 1 << (signal.SIGTERM - 1)
+    while process.poll() is None and not caught & term:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=110)
+    assert process.returncode == 75, errors
+    assert "stopped by SIGTERM in epoch 1 after batch 1" in errors
+
+
 def test_accumulated_batches_are_one_large_batch(shards, tmp_path):
     """Also at the end of an epoch, where fewer are left; 30 windows make steps of 12, 12 and 6."""
     options = ("model.backbone=test_convnext", "trainer.epochs=2")

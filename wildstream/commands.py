@@ -220,7 +220,10 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shards", metavar="SHARDS", help="path or URL of one packed split, as shards/train")
     parser.add_argument("out", metavar="OUT", help="folder or URL; the split gets a folder in it, as features/train")
     parser.add_argument(
-        "--backbone", required=True, metavar="NAME", help="a video network of torchvision, or an image model of timm"
+        "--backbone",
+        required=True,
+        metavar="NAME",
+        help="as model.backbone of train.py: say r3d_18, dino, clip, any image model of timm; test_vit for a first try",
     )
     parser.add_argument(
         "--weights", metavar="DEFAULT|FILE", help="pretrained weights, or a state dict (default: random weights)"
@@ -252,8 +255,10 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
 def run_extract(options: argparse.Namespace) -> int:
     """Extract, and say what was extracted."""
     from wildstream.features.extract import extract
-    from wildstream.storage.urls import redact
+    from wildstream.storage.urls import join, redact
 
+    if options.weights is None:
+        print(f"note: {options.backbone} has random weights; --weights DEFAULT takes pretrained ones", file=sys.stderr)
     report = extract(
         options.shards,
         options.out,
@@ -270,7 +275,7 @@ def run_extract(options: argparse.Namespace) -> int:
     )
     info, there = report.info, f" ({report.reused} videos were there)" if report.reused else ""
     rows, dim = info.shape
-    print(f"{redact(options.out)}: {report.ledger}{there}")
+    print(f"{report.split}: {report.ledger}{there}   {redact(join(options.out, report.split))}")
     print(
         f"  of each window {rows} × {dim} {info.dtype}, {info.window_bytes:,} bytes; {info.tokens} of {info.backbone}"
     )

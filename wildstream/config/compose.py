@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -96,7 +96,10 @@ def option_lines() -> list[str]:
     for path, field in _options(TrainConfig):
         value = OmegaConf.select(composed, path, default=None if field.is_required() else field.default)
         default = "(required)" if value is None and field.is_required() else f"= {_shown(value)}"
-        lines += [f"  {path} {default}", f"      {' '.join((field.description or '').split())}"]
+        lines += [
+            f"  {path} {default}{_choices(field.annotation)}",
+            f"      {' '.join((field.description or '').split())}",
+        ]
     return lines
 
 
@@ -111,6 +114,13 @@ def _options(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, An
             for part in get_args(kind):  # a group that may be null
                 if isinstance(part, type) and issubclass(part, BaseModel):
                     yield from _options(part, f"{prefix}{name}.")
+
+
+def _choices(kind: object) -> str:
+    """The values that an option may have, where they are few."""
+    kinds = [kind, *get_args(kind)]
+    names = [_shown(name) for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
+    return f"   ({', '.join(names)})" if names else ""
 
 
 def _shown(value: object) -> str:

@@ -24,10 +24,10 @@ def _check_optimizer(name: str) -> str:
 
     known = [str(known) for known in list_optimizers()]
     if name.lower() not in known:
-        near = get_close_matches(name.lower(), known)
+        near = get_close_matches(name.lower(), known) or ["adamw", "sgd"]
         raise ConfigError(
-            f"timm.optim has no optimizer of that name. Take {', '.join(near or ('adamw', 'sgd'))}"
-            " (timm.optim.list_optimizers() names them)"
+            f"timm.optim has no optimizer of that name (timm.optim.list_optimizers() names them). Did you mean "
+            f"{' or '.join(near)}?"
         )
     return name.lower()
 

@@ -63,6 +63,8 @@ class ExtractReport:
     """What became of the windows."""
     reused: int = 0
     """Videos that an earlier call had extracted."""
+    split: str = ""
+    """The split that was extracted: the folder in `out`."""
 
 
 def extract(
@@ -186,7 +188,7 @@ class _Extraction:
                 publish(self.place, self.dataset, shards, tables)
             state.wait_for_everyone()
         ledger.check()
-        return ExtractReport(self.info, ledger, self.reused)
+        return ExtractReport(self.info, ledger, self.reused, self.dataset.split)
 
     @cached_property
     def counts(self) -> np.ndarray[Any, Any]:

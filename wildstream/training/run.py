@@ -41,6 +41,7 @@ from wildstream.training.checkpoints import (
     restore_checkpoint,
     used_versions,
 )
+from wildstream.training.interruption import Interruption
 from wildstream.training.losses import Criterion, class_weights
 from wildstream.training.metrics import compute_metrics
 from wildstream.training.optimization import make_optimizer, make_schedule
@@ -51,8 +52,12 @@ CONFIG_NAME = "config.yaml"
 WANDB_ID_NAME = "wandb-id"
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, *, interruption: Interruption | None = None) -> Path:
     """Train as configured.
+
+    Args:
+        config: All options.
+        interruption: Listens to signals already; by default one that listens from here on.
 
     Returns:
         The run folder.
@@ -63,6 +68,9 @@ def train(config: TrainConfig) -> Path:
         LaunchError: The launcher promised more processes than there are.
         Interrupted: SIGTERM or SIGUSR1 came; the run can go on with trainer.resume=auto.
     """
+    if interruption is None:
+        with Interruption() as listening:
+            return train(config, interruption=listening)
     options = config.trainer
     training, validation = _open_splits(config.data, config.model.backbone)
     _check_monitor(options.monitor, training.index.info)
@@ -120,12 +128,12 @@ def train(config: TrainConfig) -> Path:
         run=run,
         unfreezing=Unfreezing(**config.model.unfreezing.model_dump()) if config.model.unfreezing else None,
         average=average,
+        interruption=interruption,
     )
     try:
         if goes_on:
             trainer.resume()
-        with trainer.interruption:
-            trainer.train()
+        trainer.train()
     finally:
         accelerator.end_training()
     return run

@@ -115,7 +115,12 @@ class Trainer:
         self.manifest = self.manifest.model_copy(update={"epoch": manifest.epoch, "metrics": manifest.metrics})
         if self.accelerator.is_main_process:
             _cut_history(self.run / HISTORY_NAME, self.progress.epoch)
-            tqdm.write(f"goes on with epoch {self.progress.epoch + 1}, batch {self.progress.batches + 1}")
+            left = self.progress.epoch < self.config.epochs and not self._is_stale()
+            tqdm.write(
+                f"goes on with epoch {self.progress.epoch + 1}, batch {self.progress.batches + 1}"
+                if left
+                else f"the run is complete: {self.progress.epoch} epochs"
+            )
 
     @property
     def _bare(self) -> nn.Module:

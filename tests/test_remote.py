@@ -1,5 +1,6 @@
 """Shards in object storage: the same stream as from local disk, bit by bit; through faults, or not at all."""
 
+import os
 import pickle
 import shutil
 from collections import Counter
@@ -230,3 +231,32 @@ def test_an_index_crosses_into_processes_without_connections(s3, long_shards):
     assert again.storage.objects.traffic == Counter()
     assert again.fingerprint == index.fingerprint
     assert np.array_equal(again.frame_table(1).pts, index.frame_table(1).pts)
+
+
+def test_azure_packs_streams_and_goes_on_alike(tiny_source, tmp_path, monkeypatch):
+    """Against Azurite or a real account: WILDSTREAM_TEST_AZURE, its endpoint, and …_NAME, …_KEY, …_CONTAINER."""
+    endpoint = os.environ.get("WILDSTREAM_TEST_AZURE")
+    if not endpoint:
+        pytest.skip("no Azure; name its endpoint in WILDSTREAM_TEST_AZURE, and …_NAME, …_KEY and …_CONTAINER")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", os.environ["WILDSTREAM_TEST_AZURE_NAME"])
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", os.environ["WILDSTREAM_TEST_AZURE_KEY"])
+    url = f"az://{os.environ['WILDSTREAM_TEST_AZURE_CONTAINER']}/{tmp_path.name}"
+    options = {"endpoint": endpoint, "allow_http": "true"}
+    storage = ws.Storage(options=options)
+    for reused in ({}, {"train": 3, "val": 1}):
+        report = ws.pack(tiny_source, url, format="frames", progress=False, storage=storage)
+        assert report.packed == {"train": 3, "val": 1}
+        assert report.reused == reused
+    assert ws.verify(f"{url}/train", progress=False, storage=storage) == []
+    ws.pack(tiny_source, tmp_path / "local", format="frames", progress=False)
+    style = ws.SlidingStyle(window_size=8, samples_per_window=4, step_size=4)
+    local = ws.DatasetBuilder(path=tmp_path / "local/train", style=style).build()
+    remote = ws.DatasetBuilder(path=f"{url}/train", style=style, storage_options=options).build()
+    expected = list(local.loader(batch_size=4, shuffle=True))
+    loader = remote.loader(batch_size=4, shuffle=True)
+    assert_same(list(loader), expected)
+    rest = remote.loader(batch_size=4, shuffle=True)
+    taken = iter(loader)
+    begun = [next(taken) for _ in range(2)]
+    rest.load_state_dict(loader.state_dict())
+    assert_same(begun + list(rest), expected)

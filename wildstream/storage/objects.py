@@ -90,7 +90,8 @@ class Objects:
 
     def _home(self, server: str) -> str:
         """Endpoint and account of a bucket."""
-        given = {name: value for name, value in self._options.items() if name not in TIMEOUTS}
+        # Whether requests may go unencrypted follows from the addresses; Azure's client breaks where it is given there.
+        given = {name: value for name, value in self._options.items() if name not in (*TIMEOUTS, "allow_http")}
         if server.startswith("s3:"):
             given |= s3_options(given)
         account = given.get("account_name") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")
@@ -219,7 +220,8 @@ class Objects:
 
     def _open(self, server: str, retries: int) -> Any:  # noqa: ANN401
         """Prepare a connection; nothing is sent yet."""
-        given = {name: value for name, value in self._options.items() if name not in TIMEOUTS}
+        # Whether requests may go unencrypted follows from the addresses; Azure's client breaks where it is given there.
+        given = {name: value for name, value in self._options.items() if name not in (*TIMEOUTS, "allow_http")}
         if server.startswith("s3:"):
             given |= s3_options(given)
         if server.startswith("http"):

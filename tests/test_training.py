@@ -1,6 +1,5 @@
 """Training: what a run leaves behind, and that every window counts once, whatever the batches and ranks."""
 
-import json
 import math
 import shutil
 import socket
@@ -13,16 +12,17 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
 from tiny import (
     CATEGORIES,
     FRAMES,
     clips_shards,
     frames_shards,
+    history,
     make_frames_source,
     tiny_config,
     tiny_overrides,
     torchrun,
+    weights,
 )
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -58,14 +58,6 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fresh_accelerate():
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def history(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-
-
-def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    return load_file(run / name / "model.safetensors")
 
 
 # --- what a run leaves behind -----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from wildstream.config.compose import compose_config
 from wildstream.config.train import TrainConfig
@@ -115,3 +116,13 @@ def torchrun(port: int, *arguments: str, **environment: str) -> subprocess.Compl
     """Run train.py in two processes."""
     launch = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", ROOT / "train.py")
     return run_python(*launch, *arguments, **environment)
+
+
+def history(run: Path) -> list[dict]:
+    """The lines of a run's history."""
+    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    """The weights of a run's checkpoint."""
+    return load_file(run / name / "model.safetensors")

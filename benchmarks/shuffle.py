@@ -12,6 +12,7 @@ import numpy as np
 from wildstream.stream.footprint import measure
 from wildstream.stream.plan import Order, Plan, Share, make_plan
 from wildstream.stream.quality import buffered_order, neighbour_distance, videos_per_batch
+from wildstream.stream.temporal import PickFrames
 from wildstream.stream.windows import SlidingStyle, get_style
 
 BATCH = 32
@@ -73,7 +74,8 @@ def _figures(videos: Videos, style: SlidingStyle, order: Order, gop: int) -> dic
     plan = make_plan(videos.num_frames, style, order, key_frames=_key_frames(videos, gop))
     share = Share(batch_size=BATCH)
     frame_bytes = np.full(len(videos), FRAME_BYTES)
-    footprint = measure(plan.segments(share), videos, style, frame_bytes=frame_bytes, batch_size=BATCH, ahead=4)  # type: ignore[arg-type]
+    pick = PickFrames(style=style)
+    footprint = measure(plan.segments(share), videos, pick, frame_bytes=frame_bytes, batch_size=BATCH, ahead=4)  # type: ignore[arg-type]
     clips = footprint.pool_bytes // (FRAME_BYTES * style.samples_per_window)
     buffer = buffered_order(np.arange(len(plan)), plan.first_window, clips, seed=0)
     return {

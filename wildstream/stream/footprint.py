@@ -1,6 +1,6 @@
 """A plan → what following it takes: bytes that the pool holds, and frames that are decoded for those that are needed.
 
-Both follow from the plan and the index; no video is opened.
+Both follow from the plan, the index and the frames that a temporal sampler picks; no video is opened.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wildstream.stream.plan import Segment
+from wildstream.stream.temporal import PickFrames
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from wildstream.shards.index import Index
-    from wildstream.stream.windows import SlidingStyle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class DecodingCost:
 def measure(
     segments: Iterable[Segment],
     index: Index,
-    style: SlidingStyle,
+    pick: PickFrames,
     *,
     frame_bytes: npt.NDArray[np.int64],
     batch_size: int,
@@ -68,12 +68,12 @@ def measure(
     Args:
         segments: Of one rank's stream, in order.
         index: The videos.
-        style: How windows slide.
+        pick: Which frames make up the clips.
         frame_bytes: (num_videos,) bytes of one frame of each video as it is kept.
         batch_size: Clips of a batch; a segment is held until the batch of its last clip is gathered.
         ahead: Segments that are decoded before they are wanted.
     """
-    used, opens, closes, sizes = _Frames(index, style), [], [], []
+    used, opens, closes, sizes = _Frames(index, pick), [], [], []
     converted = 0
     for segment in segments:
         frames = used.add(segment)
@@ -107,9 +107,9 @@ def add_up(footprints: Sequence[Footprint]) -> Footprint:
     )
 
 
-def decoding_cost(segments: Iterable[Segment], index: Index, style: SlidingStyle) -> DecodingCost:
+def decoding_cost(segments: Iterable[Segment], index: Index, pick: PickFrames) -> DecodingCost:
     """How many frames a stream decodes for how many it needs; reads the key frames of its videos from the index."""
-    used, decoded = _Frames(index, style), 0
+    used, decoded = _Frames(index, pick), 0
     for segment in segments:
         frames = used.add(segment)
         key_frames = index.frame_table(segment.video).key_frames
@@ -120,15 +120,15 @@ def decoding_cost(segments: Iterable[Segment], index: Index, style: SlidingStyle
 class _Frames:
     """The distinct frames of each video that segments use."""
 
-    def __init__(self, index: Index, style: SlidingStyle) -> None:
+    def __init__(self, index: Index, pick: PickFrames) -> None:
         self.index = index
-        self.style = style
+        self.pick = pick
         self.used: dict[int, npt.NDArray[np.bool_]] = {}
 
     def add(self, segment: Segment) -> npt.NDArray[np.int64]:
         """The distinct frames of one segment, increasing; they count as used."""
         num_frames = int(self.index.num_frames[segment.video])
-        frames = np.unique(self.style.frames(segment.windows, num_frames))
+        frames = np.unique(self.pick(segment, num_frames))
         self.used.setdefault(segment.video, np.zeros(num_frames, np.bool_))[frames] = True
         return frames
 

@@ -71,8 +71,8 @@ class Ledger:
     def __str__(self) -> str:
         """One line for people."""
         return (
-            f"{self.planned:,} planned = {self.delivered:,} delivered + {self.num_skipped:,} skipped "
-            f"+ {self.padded:,} padding"
+            f"{self.planned:,} planned = {self.delivered:,} windows delivered + {self.num_skipped:,} skipped "
+            f"+ {self.padded:,} repeated to fill the last batch"
         )
 
 

@@ -37,7 +37,8 @@ from wildstream.stream.plan import (
     make_plan,
     num_batches,
 )
-from wildstream.stream.samplers import SAMPLERS, Sampler
+from wildstream.stream.samplers import Sampler, describe, get_sampler
+from wildstream.stream.temporal import PickFrames, TemporalSampler, get_temporal_sampler
 from wildstream.stream.transforms import ResizeBy, Size
 from wildstream.stream.workers import run_processes
 
@@ -82,8 +83,11 @@ class Loader:
     """Random order; otherwise by (key, start)."""
     sampler: Sampler | str | None = None
     """Which windows an epoch has, in random order: a sampler, "balanced" or "random"; None: each once."""
+    temporal_sampler: TemporalSampler | str = "uniform"
+    """Which frames of a window make up its clip: "uniform", "chunk_random", "jitter", "speed", "reverse", or a
+    TemporalSampler that joins them; at random for each window in each epoch, but for "uniform"."""
     seed: int = 0
-    """With the epoch, decides the order."""
+    """With the epoch, decides the order, and what a temporal sampler picks."""
     transform: Callable[[Tensor], Tensor] | None = None
     """Applied to the frames of each clip, (T, [P,] C, H, W) uint8."""
     only_labels: bool = False
@@ -121,10 +125,13 @@ class Loader:
 
     def __post_init__(self) -> None:
         """Refuse options that do not fit each other (ConfigError)."""
-        if isinstance(self.sampler, str):
-            if self.sampler not in SAMPLERS:
-                raise ConfigError(f"sampler={self.sampler!r} is not known. Take one of {', '.join(SAMPLERS)}, or None.")
-            self.sampler = SAMPLERS[self.sampler]()
+        self.sampler = get_sampler(self.sampler)
+        self.temporal_sampler = get_temporal_sampler(self.temporal_sampler)
+        self.temporal_sampler.check(self.style)
+        if self.index.info.features is not None and not self.temporal_sampler.is_uniform:
+            raise ConfigError(
+                f"temporal_sampler={self.temporal_sampler} picks frames, and features have none. Leave it out."
+            )
         self.rank = _environment()[0] if self.rank is None else self.rank
         self.world_size = _environment()[1] if self.world_size is None else self.world_size
         if not 0 <= self.rank < self.world_size:
@@ -142,7 +149,7 @@ class Loader:
             raise ConfigError(f"workers='processes' decodes on the CPU, not on device={self.device!r}. Take threads.")
         if self.max_skipped < 0:
             raise ConfigError(f"max_skipped={self.max_skipped} must not be negative.")
-        self._check_lanes()
+        self.order.check_ranks(self._ranks)
         per_frame(self.style, self.size)
 
     @property
@@ -266,8 +273,9 @@ class Loader:
     @property
     def fingerprint(self) -> str:
         """Hash of all that the order depends on but seed and epoch."""
-        order = (self.order.shuffle, self.lanes, self.pool_segments, self.segment_frames, _describe(self.sampler))
-        facts = json.dumps([self.index.fingerprint, self.style.as_dict(), order])
+        order = (self.order.shuffle, self.lanes, self.pool_segments, self.segment_frames, describe(self.sampler))
+        picked = [] if self._pick.sampler.is_uniform else [str(self.temporal_sampler)]  # as before there were others
+        facts = json.dumps([self.index.fingerprint, self.style.as_dict(), order, *picked])
         return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def footprint(self) -> Footprint:
@@ -280,7 +288,7 @@ class Loader:
             measure(
                 plan.segments(replace(share, worker=worker, num_workers=processes)),
                 self.index,
-                self.style,
+                self._pick,
                 frame_bytes=self._frame_bytes(),
                 batch_size=self.batch_size,
                 ahead=AHEAD * (1 if processes > 1 else self._num_workers),
@@ -295,13 +303,14 @@ class Loader:
 
     def decoding_cost(self) -> DecodingCost:
         """How many frames the current epoch decodes on this rank for how many it needs."""
-        return decoding_cost(self.plan().segments(self.share()), self.index, self.style)
+        return decoding_cost(self.plan().segments(self.share()), self.index, self._pick)
 
     def __repr__(self) -> str:
         """What the loader does and takes, for people."""
         footprint, order = self.footprint(), self.order
         how = "in order" if not order.shuffle else f"shuffled with seed {self.seed}"
         drawn = f", drawn by {self.sampler}" if self.sampler else ""
+        drawn += "" if self._pick.sampler.is_uniform else f", clips by {self.temporal_sampler}"
         return (
             f"Loader of {urls.redact(self.index.folder)}: {self._num_windows:,} windows, {len(self.index):,} videos, "
             f"{how}{drawn}\n"
@@ -320,6 +329,7 @@ class Loader:
         recipe = Recipe(
             index=self.index,
             style=self.style,
+            pick=self._pick,
             batch_size=self.batch_size,
             size=self.size,
             resize=self.resize,
@@ -339,16 +349,6 @@ class Loader:
             batch_size=self.batch_size,
             num_batches=plan.num_batches(share),
         )
-
-    def _check_lanes(self) -> None:
-        """Refuse lanes that the ranks do not divide."""
-        if self.order.shuffle and self.lanes % self._ranks:
-            fits = [count for count in range(1, self.lanes + 1) if self.lanes % count == 0]
-            near = self._ranks * max(1, round(LANES / self._ranks))
-            raise ConfigError(
-                f"lanes={self.lanes} must be a multiple of world_size={self._ranks}, so that each has whole lanes. "
-                f"Make that one of {', '.join(map(str, fits))}, or set lanes={near}."
-            )
 
     def _labels(self) -> npt.NDArray[np.bool_]:
         """Labels of all windows, for samplers."""
@@ -371,6 +371,12 @@ class Loader:
         return feature_source(self.index, self.style)
 
     @property
+    def _pick(self) -> PickFrames:
+        """Which frames make up the clips of the current epoch."""
+        sampler = get_temporal_sampler(self.temporal_sampler)
+        return PickFrames(style=self.style, sampler=sampler, seed=self.seed, epoch=self.epoch)
+
+    @property
     def _num_windows(self) -> int:
         """Windows that there are."""
         return int(self.style.num_windows(self.index.num_frames).sum())
@@ -384,13 +390,6 @@ class Loader:
     def _ranks(self) -> int:
         """Number of ranks; it is settled when the loader is made."""
         return self.world_size or 1
-
-
-def _describe(sampler: object) -> str:
-    """A sampler as text that differs where its windows would."""
-    if (weights := getattr(sampler, "weights", None)) is not None:
-        return f"{sampler} {hashlib.sha256(np.ascontiguousarray(weights).tobytes()).hexdigest()[:16]}"
-    return str(sampler)
 
 
 def _environment() -> tuple[int, int]:

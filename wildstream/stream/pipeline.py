@@ -20,6 +20,7 @@ from wildstream.stream.patches import Tile
 from wildstream.stream.plan import Plan, Share
 from wildstream.stream.segments import LabelPlanned, ReadPlanned
 from wildstream.stream.shuffle import DrawPlanned
+from wildstream.stream.temporal import PickFrames
 from wildstream.stream.transforms import Resize, ResizeBy, Size, parse_size
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ class Recipe:
     """The videos."""
     style: SlidingStyle
     """How windows slide."""
+    pick: PickFrames
+    """Which frames of a window make up its clip."""
     batch_size: int
     """Clips per batch."""
     size: Size | None
@@ -124,7 +127,7 @@ class Recipe:
     def _decoding(self) -> list[object]:
         """From planned segments to decoded ones."""
         return [
-            ReadPlanned(self.index, self.style),
+            ReadPlanned(self.index, self.style, self.pick),
             make_decode(
                 self.style,
                 self.size,

@@ -89,6 +89,16 @@ class Order:
         """Windows of a full segment."""
         return max(1, (self.segment_frames - style.window_size) // style.step_size + 1)
 
+    def check_ranks(self, world_size: int) -> None:
+        """Refuse lanes that so many ranks do not divide (ConfigError)."""
+        if self.shuffle and self.lanes % world_size:
+            fits = [count for count in range(1, self.lanes + 1) if self.lanes % count == 0]
+            near = world_size * max(1, round(LANES / world_size))
+            raise ConfigError(
+                f"lanes={self.lanes} must be a multiple of world_size={world_size}, so that each has whole lanes. "
+                f"Make that one of {', '.join(map(str, fits))}, or set lanes={near}."
+            )
+
     def most_windows(self, style: SlidingStyle) -> int:
         """Windows of a segment that starts at a key frame, at most."""
         return 2 * max(self.segment_windows(style), self.segment_frames // style.step_size)

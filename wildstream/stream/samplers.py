@@ -6,6 +6,7 @@ Only segments that have drawn windows are decoded.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -132,6 +133,22 @@ class Random:
 
 SAMPLERS: dict[str, Callable[[], Sampler]] = {"balanced": Balanced, "random": Random}
 """Samplers that can be chosen by name alone."""
+
+
+def get_sampler(sampler: Sampler | str | None) -> Sampler | None:
+    """A sampler by its name, or the sampler itself; ConfigError where there is none of that name."""
+    if not isinstance(sampler, str):
+        return sampler
+    if sampler not in SAMPLERS:
+        raise ConfigError(f"sampler={sampler!r} is not known. Take one of {', '.join(SAMPLERS)}, or None.")
+    return SAMPLERS[sampler]()
+
+
+def describe(sampler: object) -> str:
+    """A sampler as text that differs where its windows would."""
+    if (weights := getattr(sampler, "weights", None)) is not None:
+        return f"{sampler} {hashlib.sha256(np.ascontiguousarray(weights).tobytes()).hexdigest()[:16]}"
+    return str(sampler)
 
 
 def _members(labels: npt.NDArray[np.bool_]) -> list[Ints]:

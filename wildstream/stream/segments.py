@@ -26,6 +26,7 @@ from wildstream.shards.members import read_rows
 from wildstream.storage.urls import is_remote
 from wildstream.stream.plan import SEGMENT_FRAMES, Order, Segment, segment_starts
 from wildstream.stream.storage import Want, read_member, read_members
+from wildstream.stream.temporal import PickFrames
 from wildstream.stream.windows import SlidingStyle
 from wildstream.video import VIDEO_EXTENSIONS, coding_of, scan
 
@@ -41,6 +42,8 @@ class ReadPlanned:
     """Where everything lies."""
     style: SlidingStyle
     """How windows slide."""
+    pick: PickFrames | None = None
+    """Which frames of a window make up its clip; by default every W//S-th."""
 
     def __call__(self, segments: Iterable[Segment]) -> Iterator[EncodedSegment]:
         """Read a stream of planned segments; ShardError where a shard is missing or too short."""
@@ -60,7 +63,7 @@ class ReadPlanned:
     def _wants(self, segments: Iterable[Segment], planned: deque[_Planned]) -> Iterator[Want]:
         """What segments need of their videos; what is asked for is noted in `planned`."""
         for segment in segments:
-            windows = planned_windows(self.index, self.style, segment)
+            windows = planned_windows(self.index, self.style, segment, self.pick)
             table = self.index.frame_table(segment.video)
             shard, offset, size = self.index.place(segment.video)
             runs = [(0, size)] if not is_remote(shard) else _needed_runs(table, windows, size)
@@ -202,10 +205,13 @@ def _packed_facts(sample: Mapping[str, Any]) -> _PackedFacts | None:
         return None
 
 
-def planned_windows(index: Index, style: SlidingStyle, segment: Segment) -> SegmentWindows:
+def planned_windows(
+    index: Index, style: SlidingStyle, segment: Segment, pick: PickFrames | None = None
+) -> SegmentWindows:
     """What to cut from the video of a planned segment."""
     track = index.track(segment.video)
-    return _windows(index.keys[segment.video], style, track, segment.windows, segment.positions, segment.real)
+    windows = _windows(index.keys[segment.video], style, track, segment.windows, segment.positions, segment.real)
+    return windows if pick is None else replace(windows, frames=pick(segment, track.num_frames))
 
 
 def _windows(

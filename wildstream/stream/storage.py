@@ -224,3 +224,8 @@ def _map(shard: Path, identity: tuple[int, int, int]) -> Tensor:
     `identity` (inode, time of writing, size) tells a shard from another one that was packed in its place.
     """
     return torch.from_file(str(shard), shared=False, size=identity[-1], dtype=torch.uint8)
+
+
+def forget_shards() -> None:
+    """Let go of the local files that are mapped and not in use, so that those that were deleted take no more room."""
+    _map.cache_clear()

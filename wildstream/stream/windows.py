@@ -109,6 +109,11 @@ class SlidingStyle:
         """Frames that padding puts after the last."""
         return self.window_size // 2 if self.padding == "edge" else 0
 
+    @property
+    def middle(self) -> int:
+        """Kept frame of a window that its label is centred on, counted from its first."""
+        return (self.window_size - 1) - self.window_size // 2
+
     def num_windows(self, num_frames: npt.ArrayLike) -> Ints:
         """Windows of videos of so many frames, elementwise: max(0, (ceil(N / t) - W) // step + 1), N padded."""
         frames = np.asarray(num_frames, np.int64)
@@ -121,15 +126,23 @@ class SlidingStyle:
         kept = np.asarray(windows, np.int64) * self.step_size
         return kept * self.temporal_sample_interval - self.pad_front
 
-    def frames(self, windows: npt.ArrayLike, num_frames: int) -> Ints:
-        """Source frames of each window: (num_windows, samples_per_window), within [0, num_frames)."""
-        offsets = np.arange(0, self.window_size, self.window_size // self.samples_per_window)
+    def frames(self, windows: npt.ArrayLike, num_frames: int, offsets: Ints | None = None) -> Ints:
+        """Source frames of each window: (num_windows, samples_per_window), within [0, num_frames).
+
+        Args:
+            windows: Their numbers.
+            num_frames: Frames of the video.
+            offsets: (num_windows, samples_per_window) kept frames that are used of each window, counted from its first;
+                every W//S-th by default.
+        """
+        if offsets is None:
+            offsets = np.arange(0, self.window_size, self.window_size // self.samples_per_window)
         return self._source_frames(windows, offsets, num_frames)
 
     def label_frames(self, windows: npt.ArrayLike, num_frames: int) -> Ints:
         """Source frames whose labels count for each window: (num_windows, 2 * tolerance_region + 1)."""
         tolerance = np.arange(-self.tolerance_region, self.tolerance_region + 1)
-        return self._source_frames(windows, self._middle + tolerance, num_frames)
+        return self._source_frames(windows, self.middle + tolerance, num_frames)
 
     def labels(self, track: LabelTrack, windows: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.bool_]:
         """Labels of windows of one video, (num_windows, num_classes): the union over each window's label frames.
@@ -174,11 +187,6 @@ class SlidingStyle:
         """The parameters by name, as in configs/sliding."""
         return asdict(self)
 
-    @property
-    def _middle(self) -> int:
-        """Kept frame of a window that its label is centred on."""
-        return (self.window_size - 1) - self.window_size // 2
-
     def _windows_touched(self, track: LabelTrack) -> tuple[Ints, Ints]:
         """First and last number of the windows whose label frames meet each event (first > last: none).
 
@@ -189,8 +197,8 @@ class SlidingStyle:
         far = np.int64(1) << 40
         low = np.where(track.first <= 0, -far, -(-(track.first.astype(np.int64) + pad) // interval))
         high = np.where(track.stop >= track.num_frames, far, (track.stop.astype(np.int64) - 1 + pad) // interval)
-        first = -(-(low - self._middle - self.tolerance_region) // self.step_size)
-        last = (high - self._middle + self.tolerance_region) // self.step_size
+        first = -(-(low - self.middle - self.tolerance_region) // self.step_size)
+        last = (high - self.middle + self.tolerance_region) // self.step_size
         return first, np.where(low <= high, last, first - 1)
 
     def _source_frames(self, windows: npt.ArrayLike, offsets: Ints, num_frames: int) -> Ints:

@@ -76,6 +76,26 @@ def test_of_one_among_all_it_is_the_formula(loss, smoothing, weights):
         assert found == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("loss", "task"),
+    [
+        *((loss, "multi_label") for loss in ("bce", "focal", "asymmetric")),
+        *((loss, "single_label") for loss in ("ce", "focal", "bce")),
+    ],
+)
+def test_mixed_labels_cost_the_share_of_what_each_costs(loss, task):
+    """With weights and smoothing too; for one among all by mixup's definition, for each class by itself also."""
+    scores, first = draw(task)
+    second = draw(task, seed=1)[1]
+    share = torch.linspace(0, 1, 6).unsqueeze(1)
+    for weights in (None, torch.tensor([0.5, 1.0, 2.0, 0.25])):
+        for smoothing in (0.0, 0.2):
+            criterion = Criterion(loss=loss, task=task, label_smoothing=smoothing, weights=weights)
+            found = criterion(scores, (1 - share) * first.float() + share * second.float())
+            one, two = criterion(scores, first), criterion(scores, second)
+            torch.testing.assert_close(found, (1 - share[:, 0]) * one + share[:, 0] * two)
+
+
 def test_the_asymmetric_loss_is_timms():
     scores, labels = draw("multi_label", batch=50)
     found = Criterion(loss="asymmetric", task="multi_label")(scores, labels).mean() * labels.shape[1]

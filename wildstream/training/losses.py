@@ -1,7 +1,7 @@
 """Scores and targets → the loss of each clip, in float32 whatever the model computes in.
 
 `clip_losses` is the plain loss that validation and evaluation report, so that runs compare; a `Criterion` is what
-training minimises.
+training minimises, on several levels of classes a `LevelsCriterion`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from wildstream.config.trainer import ClassWeights, LossName
+    from wildstream.models.hierarchy import Hierarchy
     from wildstream.shards.formats import Task
 
 BETA = 0.999
@@ -63,6 +64,9 @@ class Criterion:
                       multi_label, of ce for single_label
         asymmetric    -[t (1 - p) log p + (1 - t) q^4 log(1 - q)], q = max(p - 0.05, 0), mean over classes (Ridnik et
                       al. 2021)
+
+    A target between 0 and 1, of mixed clips, costs that share of what 1 costs and the rest of what 0 costs (Zhang et
+    al. 2018).
     """
 
     loss: LossName
@@ -83,7 +87,7 @@ class Criterion:
             raise ConfigError(f"trainer.loss={self.loss} is not for the task {self.task} of these shards. Take auto.")
 
     def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """(B, K) scores and (B, K) bool labels to (B,) float32 losses."""
+        """(B, K) scores and (B, K) labels, bool or float in [0, 1], to (B,) float32 losses."""
         scores, truth = scores.float(), labels.float()
         weights = torch.ones_like(scores[0]) if self.weights is None else self.weights.to(scores)
         together = self.task == "single_label" and self.loss in ("auto", "ce", "focal")
@@ -91,14 +95,21 @@ class Criterion:
 
     def _together(self, scores: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
         """One among all classes, (B,)."""
-        losses = cross_entropy(scores, truth, weight=weights, label_smoothing=self.label_smoothing, reduction="none")
         if self.loss != "focal":
-            return losses
-        return losses * (1 - (log_softmax(scores, dim=1).exp() * truth).sum(dim=1)) ** self.focal_gamma
+            return cross_entropy(scores, truth, weight=weights, label_smoothing=self.label_smoothing, reduction="none")
+        log_p = log_softmax(scores, dim=1)
+        spread = (weights * log_p).mean(dim=1, keepdim=True)
+        losses = -(1 - self.label_smoothing) * weights * log_p - self.label_smoothing * spread  # of each class, if true
+        return (truth * losses * (1 - log_p.exp()) ** self.focal_gamma).sum(dim=1)
 
     def _each(self, scores: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
         """Each class by itself, (B, K)."""
-        targets = truth * (1 - self.label_smoothing) + self.label_smoothing / 2
+        there, not_there = (self._answer(scores, truth.new_tensor(answer)) for answer in (1.0, 0.0))
+        return truth * weights * there + (1 - truth) * not_there
+
+    def _answer(self, scores: Tensor, truth: Tensor) -> Tensor:
+        """What all scores cost, (B, K), if the truth of each class is 1, or if it is 0."""
+        targets = (truth * (1 - self.label_smoothing) + self.label_smoothing / 2).expand_as(scores)
         if self.loss == "focal":
             losses: Tensor = sigmoid_focal_loss(scores, targets, alpha=-1, gamma=self.focal_gamma)
         elif self.loss == "asymmetric":
@@ -107,7 +118,28 @@ class Criterion:
             losses = -targets * logsigmoid(scores) * torch.sigmoid(-scores) ** ASYMMETRIC_POSITIVE - negatives
         else:
             losses = binary_cross_entropy_with_logits(scores, targets, reduction="none")
-        return losses * torch.where(truth > 0, weights, 1.0)
+        return losses
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LevelsCriterion:
+    """What training minimises on several levels: the sum over levels of weight × loss of the level."""
+
+    hierarchy: Hierarchy
+    """The levels and the weights of their losses, which sum to the number of levels."""
+    criteria: dict[str, Criterion]
+    """What is minimised of each level, by name."""
+
+    def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """(B, sum of sizes) scores and (B, K) labels of the categories, bool or float, to (B,) float32 losses."""
+        parts = self.hierarchy.split(scores)
+        task = next(iter(self.criteria.values())).task
+        truths = self.hierarchy.level_labels(labels, task=task)
+        losses = [
+            level.weight * self.criteria[level.name](parts[level.name], truths[level.name])
+            for level in self.hierarchy.levels
+        ]
+        return torch.stack(losses).sum(dim=0)
 
 
 def class_weights(counts: npt.NDArray[np.int64], kind: ClassWeights) -> Tensor | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from wildstream.config.options import Number, Positive, Strict, one_of
+from wildstream.config.options import Number, Positive, Strict, make_absolute, one_of
+from wildstream.errors import ConfigError
 from wildstream.models.heads import AGGREGATORS, CLASSIFIERS, POOLINGS
 
 
@@ -42,6 +44,28 @@ class UnfreezingConfig(Strict):
     """Share of the backbone's parameter tensors that learns then."""
 
 
+class HierarchyConfig(Strict):
+    """Classes that belong to classes: a classifier per level."""
+
+    file: Annotated[Path, AfterValidator(make_absolute)]
+    """A table with a header that names the levels from narrow to wide, such as species;genus;family, and a line for
+    each category of the data; separated by tabs, semicolons or commas. Checkpoints keep what it says."""
+    levels: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Columns of the table to take, in order, such as [species, family]; the first names the categories; null: all."""
+    min_samples: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Classes of a level with fewer windows in the training split become one, called other; 0: none."""
+    loss_weights: dict[str, Annotated[Number, Field(ge=0)]] | None = None
+    """How much the loss of each level counts, such as {species: 2, genus: 1}, scaled to sum to the number of levels;
+    what is minimised is the sum over levels of weight times loss; null: 1 each."""
+
+
+def _check_group(value: object) -> object:
+    """Say what to write where a table is given in place of the options."""
+    if isinstance(value, str):
+        raise ConfigError(f"hierarchy={value!r} is a group of options. Write model.hierarchy.file={value}")
+    return value
+
+
 class ModelConfig(Strict):
     """What is trained."""
 
@@ -64,6 +88,12 @@ class ModelConfig(Strict):
     """How tokens become one feature vector: mean, max, attention, cls (the class token alone)."""
     classifier: Annotated[str, one_of("classifier", CLASSIFIERS)] = "mlp"
     """What gives scores: linear, mlp, extensible (linear, and can be given more classes later)."""
+    hierarchy: Annotated[HierarchyConfig | None, BeforeValidator(_check_group)] = None
+    """Gives scores on several levels, such as species, genus and family: {file: species.csv}, with levels, min_samples
+    and loss_weights where they are wanted; null: of the categories alone."""
+    checkpoint: Annotated[Path, AfterValidator(make_absolute)] | None = None
+    """Checkpoint of another run to start from, RUN/best: its weights, in place of model.weights. The data may have more
+    classes with classifier=extensible, which keeps the rows of those that the checkpoint knows; null: none."""
     aggregator: Annotated[str, one_of("aggregator", AGGREGATORS)] = "mean"
     """How the scores of patches and single frames become one: mean, max, attention, lse (a smooth maximum)."""
     chunk: Positive = 1024

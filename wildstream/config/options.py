@@ -33,5 +33,10 @@ def expand(path: Path) -> Path:
     return path.expanduser()
 
 
+def make_absolute(path: Path) -> Path:
+    """The same, absolute, so that a run can be used from anywhere."""
+    return expand(path).absolute()
+
+
 Positive = Annotated[int, Field(ge=1, strict=True)]
 Number = Annotated[float, Field(strict=True)]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wildstream.errors import ConfigError
 from wildstream.models.backbones import Backbone, Weights, make_backbone
 from wildstream.models.heads import AGGREGATORS, CLASSIFIERS, POOLINGS, Broadcast, choose
-from wildstream.models.hierarchy import HierarchicalClassifier, Hierarchy
+from wildstream.models.hierarchy import Hierarchy, make_classifier
 from wildstream.models.lora import LoraOptions, apply_lora
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class ModelBuilder:
         if self._backbone is None or self._classifier is None:
             missing = "set_backbone(name)" if self._backbone is None else "set_classifier(name, output_dim=...)"
             raise ConfigError(f"the model is not complete: call {missing} before build().")
-        name, weights = self._backbone
+        (name, weights), (classifier, output_dim) = self._backbone, self._classifier
         backbone = make_backbone(name, weights=weights)
         if self._pooling == "cls" and not backbone.spec.class_token:
             raise ConfigError(f"pooling='cls': {name} has no class token. Take pooling=mean, max or attention.")
@@ -185,20 +185,7 @@ class ModelBuilder:
         return VideoClassifier(
             backbone,
             POOLINGS[self._pooling](dim),
-            self._make_classifier(dim),
+            make_classifier(classifier, dim, output_dim, self._hierarchy),
             AGGREGATORS[self._aggregator](dim),
             chunk=self._chunk,
         )
-
-    def _make_classifier(self, dim: int) -> nn.Module:
-        """What gives scores of features of length `dim`."""
-        assert self._classifier is not None
-        kind, output_dim = self._classifier
-        if self._hierarchy is None:
-            return CLASSIFIERS[kind](dim, output_dim)
-        if output_dim != len(self._hierarchy.categories):
-            raise ConfigError(
-                f"output_dim={output_dim} must be {len(self._hierarchy.categories)}, the number of the hierarchy's "
-                "categories."
-            )
-        return HierarchicalClassifier(self._hierarchy, kind, dim)

@@ -54,7 +54,8 @@ class AttentionPooling(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(N, tokens, dim) to (N, dim)."""
         normed = self.norm(tokens)
-        gathered: Tensor = self.attention(self.query.expand(len(tokens), -1, -1), normed, normed, need_weights=False)[0]
+        query = self.query.expand(tokens.shape[0], -1, -1)  # len() would tie an exported graph to one batch size
+        gathered: Tensor = self.attention(query, normed, normed, need_weights=False)[0]
         return gathered.squeeze(1)
 
 
@@ -94,7 +95,8 @@ class LogSumExpAggregator(nn.Module):
         wide = scores.float()
         highest = wide.detach().amax(dim=1)  # taken out of the exponent, so that nothing overflows
         spread = torch.logsumexp(self.temperature * (wide - highest.unsqueeze(1)), dim=1)
-        return highest + (spread - math.log(wide.shape[1])) / self.temperature
+        members = wide.new_full((), wide.shape[1])  # in an exported graph their number may be open
+        return highest + (spread - members.log()) / self.temperature
 
 
 class AttentionAggregator(nn.Module):
@@ -219,6 +221,8 @@ class Broadcast(nn.Module):
         """(*leading, *sample) to (*leading, *result)."""
         leading = samples.shape[: samples.ndim - self.sample_ndim]
         flat = samples.reshape(-1, *samples.shape[samples.ndim - self.sample_ndim :])
-        results = torch.cat([self.module(part) for part in flat.split(self.chunk)])
+        # A loop over chunks has as many turns as the batch asks for: an exported graph, whose batch is open, has none.
+        parts = (flat,) if torch.compiler.is_exporting() else flat.split(self.chunk)
+        results = torch.cat([self.module(part) for part in parts])
         unflattened: Tensor = results.unflatten(0, leading)
         return unflattened

@@ -8,13 +8,14 @@
 
 The first level is that of the labels' categories. A model gives the scores of all levels side by side,
 (B, species + genera + families). The loss is the sum over levels of weight × loss of the level's scores and labels, by
-`split(scores)`, `level_labels(labels)` and `level_weights`, whose sum is the number of levels.
+`split(scores)` and `level_labels(labels)`. The weights sum to the number of levels: where all are 1, each level learns
+as it would alone, and the sum of n levels' losses is about n times as large as one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,12 @@ from wildstream.models.heads import CLASSIFIERS, choose
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from wildstream.shards.formats import Task
+
 OTHER = "other"
 """The class of a level that holds those with too few samples."""
+COUNTED_AT_ONCE = 1 << 16
+"""Windows whose labels are counted at a time: bounds the memory."""
 
 # B windows, K categories, K_level classes of a level
 
@@ -44,6 +49,16 @@ class Level:
     """Names of its classes, in order of their scores."""
     of_category: tuple[int, ...]
     """For each category the number of its class here."""
+    weight: float = 1.0
+    """Of its loss; those of all levels sum to their number."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers of classes that there are not (ConfigError): a manifest may be damaged."""
+        if sorted(set(self.of_category)) != list(range(len(self.classes))):
+            raise ConfigError(
+                f"of_category={list(self.of_category)} must name each of the {len(self.classes)} classes of "
+                f"{self.name!r} by its number, from 0."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +69,15 @@ class Hierarchy:
     """The labels' classes, in order of class number."""
     levels: tuple[Level, ...]
     """From the categories' own to the widest."""
+
+    def __post_init__(self) -> None:
+        """Refuse levels of other categories (ConfigError)."""
+        for level in self.levels:
+            if len(level.of_category) != len(self.categories):
+                raise ConfigError(
+                    f"of_category of {level.name!r} has {len(level.of_category)} numbers, there are "
+                    f"{len(self.categories)} categories."
+                )
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -68,12 +92,30 @@ class Hierarchy:
             )
         return dict(zip((level.name for level in self.levels), scores.split(self.sizes, dim=-1), strict=True))
 
-    def level_labels(self, labels: Tensor) -> dict[str, Tensor]:
-        """Labels of the categories, (B, K) bool, as labels of each level, (B, K_level) bool.
+    def level_labels(self, labels: Tensor, *, task: Task = "multi_label") -> dict[str, Tensor]:
+        """Labels of the categories, (B, K), as labels of each level, (B, K_level), of the same type.
 
-        A class of a level is there where one of its categories is.
+        A class of a level is there where one of its categories is. Of soft labels (float, within [0, 1]) a class has
+        the sum of its categories' for single_label, as probabilities have, and the highest of them for multi_label,
+        where categories happen together.
         """
-        return {level.name: _gather_labels(labels, level) for level in self.levels}
+        return {level.name: _gather_labels(labels, level, task) for level in self.levels}
+
+    def count_samples(self, labels: npt.NDArray[np.generic]) -> dict[str, npt.NDArray[np.int64]]:
+        """Windows of each class of each level, (K_level,), by labels (N, K) of 0/1."""
+        if labels.ndim != 2 or labels.shape[1] != len(self.categories):
+            raise ConfigError(f"labels must be (N, {len(self.categories)}), got {labels.shape}.")
+        counts = {level.name: np.zeros(len(level.classes), np.int64) for level in self.levels}
+        for first in range(0, len(labels), COUNTED_AT_ONCE):
+            part = torch.from_numpy(np.asarray(labels[first : first + COUNTED_AT_ONCE], dtype=bool))
+            for name, truth in self.level_labels(part).items():
+                counts[name] += truth.sum(dim=0).numpy()
+        return counts
+
+    def weigh(self, weights: Mapping[str, float] | None) -> Hierarchy:
+        """The same with losses weighted by `level_weights`; raises as that does."""
+        normal = level_weights(self, weights)
+        return replace(self, levels=tuple(replace(level, weight=normal[level.name]) for level in self.levels))
 
     def merge_rare(self, labels: npt.NDArray[np.generic], *, min_samples: int) -> Hierarchy:
         """The same with the classes of each level that have fewer than `min_samples` samples as one class, "other".
@@ -82,13 +124,8 @@ class Hierarchy:
             labels: (N, K) of 0/1, of the windows to train on, such as `WindowDataset.labels()`.
             min_samples: Samples that a class must have to stay; with 0 or 1, those that never happen stay or go.
         """
-        truth = torch.from_numpy(np.asarray(labels, dtype=bool))
-        if truth.ndim != 2 or truth.shape[1] != len(self.categories):
-            raise ConfigError(f"labels must be (N, {len(self.categories)}), got {tuple(truth.shape)}.")
-        return Hierarchy(
-            self.categories,
-            tuple(_merge(level, _gather_labels(truth, level).sum(dim=0) < min_samples) for level in self.levels),
-        )
+        counts = self.count_samples(labels)
+        return replace(self, levels=tuple(_merge(level, counts[level.name] < min_samples) for level in self.levels))
 
 
 def make_hierarchy(categories: Sequence[str], levels: Sequence[str], parents: Mapping[str, Sequence[str]]) -> Hierarchy:
@@ -139,6 +176,24 @@ def level_weights(hierarchy: Hierarchy, weights: Mapping[str, float] | None = No
     return {name: given[name] * len(names) / total for name in names}
 
 
+def make_classifier(kind: str, dim: int, output_dim: int, hierarchy: Hierarchy | None = None) -> nn.Module:
+    """What gives scores of features of length `dim`.
+
+    Args:
+        kind: One of CLASSIFIERS.
+        dim: Length of a feature vector.
+        output_dim: Classes; the number of the hierarchy's categories, where there is one.
+        hierarchy: Gives scores of all its levels, side by side.
+    """
+    if hierarchy is None:
+        return choose("classifier", kind, CLASSIFIERS)(dim, output_dim)
+    if output_dim != len(hierarchy.categories):
+        raise ConfigError(
+            f"output_dim={output_dim} must be {len(hierarchy.categories)}, the number of the hierarchy's categories."
+        )
+    return HierarchicalClassifier(hierarchy, kind, dim)
+
+
 class HierarchicalClassifier(nn.Module):
     """A classifier per level over the same features."""
 
@@ -168,14 +223,19 @@ def _check_tree(low: tuple[str, ...], high: tuple[str, ...], level: str) -> None
             raise ConfigError(f"{child!r} lies in {level} {parent[child]!r} and {own!r}. Give each class one parent.")
 
 
-def _gather_labels(labels: Tensor, level: Level) -> Tensor:
-    """(B, K) bool to (B, K_level) bool."""
-    members = torch.zeros(len(level.of_category), len(level.classes), device=labels.device)
-    members[torch.arange(len(members)), torch.tensor(level.of_category, dtype=torch.int64)] = 1
-    return labels.float() @ members > 0.5
+def _gather_labels(labels: Tensor, level: Level, task: Task) -> Tensor:
+    """(B, K) of a type to (B, K_level) of the same."""
+    number = torch.tensor(level.of_category, dtype=torch.int64, device=labels.device)
+    values = labels if labels.is_floating_point() else labels.float()
+    empty = values.new_zeros(len(labels), len(level.classes))
+    if labels.is_floating_point() and task == "single_label":
+        # A product, because adding by index takes no fixed order on GPUs.
+        return values @ torch.nn.functional.one_hot(number, len(level.classes)).to(values)
+    found = empty.scatter_reduce(1, number.expand(len(labels), -1), values, "amax")
+    return found.to(labels.dtype)
 
 
-def _merge(level: Level, is_rare: Tensor) -> Level:
+def _merge(level: Level, is_rare: npt.NDArray[np.bool_]) -> Level:
     """A level whose rare classes, (K_level,) bool, are one, the last."""
     rare = {name for name, few in zip(level.classes, is_rare.tolist(), strict=True) if few}
     if not rare:
@@ -183,4 +243,5 @@ def _merge(level: Level, is_rare: Tensor) -> Level:
     kept = tuple(name for name in level.classes if name not in rare and name != OTHER)
     classes = (*kept, OTHER)
     names = [level.classes[number] for number in level.of_category]
-    return Level(level.name, classes, tuple(classes.index(n if n in kept else OTHER) for n in names))
+    of_category = tuple(classes.index(name if name in kept else OTHER) for name in names)
+    return replace(level, classes=classes, of_category=of_category)

@@ -79,6 +79,16 @@ def apply_lora(backbone: Backbone, options: LoraOptions) -> list[str]:
     return targets
 
 
+def merge_lora(module: nn.Module) -> None:
+    """Add all additions below a module to the layers themselves, in place: W + (alpha / r) B A; without any, nothing.
+
+    What the module gives stays the same but for rounding; the additions are no longer computed.
+    """
+    for layer in module.modules():
+        if hasattr(layer, "lora_A") and hasattr(layer, "merge"):
+            layer.merge()
+
+
 def _import_peft() -> Any:  # noqa: ANN401
     """The package peft; ConfigError where it is missing."""
     try:

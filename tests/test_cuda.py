@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import moving_pattern, read_tensor, tiny_rows, write_rows, write_video
+from tiny import frames_shards, history, tiny_config
 
 import wildstream as ws
 from wildstream.stream import decode as routes
 from wildstream.stream.patches import Tile
 from wildstream.stream.segments import ReadPlanned
 from wildstream.stream.transforms import Resize
+from wildstream.training.run import train
 
 pytestmark = [
     pytest.mark.cuda,
@@ -254,3 +256,13 @@ def test_memory_does_not_grow_over_epochs(usual):
     more_allocated, more_reserved = epochs(30)
     assert more_allocated <= allocated + MB
     assert more_reserved <= 1.25 * reserved + 4 * MB
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_training_on_the_gpu_goes_on_where_it_was_left(tmp_path_factory, tmp_path, precision):
+    shards = frames_shards(tmp_path_factory)
+    options = ("trainer.epochs=3", f"trainer.precision={precision}", "trainer.sync_bn=true", "augment=strong")
+    run = train(tiny_config(shards, tmp_path / "run", *options))
+    assert all(line["train"]["gpu_memory_bytes"] > 0 for line in history(run))
+    again = train(tiny_config(shards, tmp_path / "run", *options, "trainer.resume=auto"))
+    assert history(again) == history(run)

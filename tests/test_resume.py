@@ -16,10 +16,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
-from tiny import ROOT, frames_shards, history, tiny_config, tiny_overrides, weights
+from tiny import ROOT, assert_same_run, frames_shards, history, stop_after, tiny_config, tiny_overrides, weights
 
 from wildstream.errors import ConfigError, Interrupted, ShardError
-from wildstream.evaluation import evaluate
+from wildstream.evaluation.evaluate import evaluate
 from wildstream.models.classifier import ModelBuilder
 from wildstream.training.run import train
 from wildstream.training.trainer import Trainer
@@ -39,33 +39,6 @@ def fresh_accelerate():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def assert_same_run(first: Path, second: Path) -> None:
-    """Bit by bit: weights, figures, the ledger."""
-    for name in ("last", "best"):
-        one, two = weights(first, name), weights(second, name)
-        assert one.keys() == two.keys()
-        for key in one:
-            assert torch.equal(one[key], two[key]), f"{name}: {key}"
-    for one, two in zip(history(first), history(second), strict=True):
-        assert one["epoch"] == two["epoch"]
-        assert one["val"] == two["val"]
-        for figure in ("loss", "lr", "planned", "delivered", "padded", "skipped"):
-            assert one["train"][figure] == two["train"][figure], figure
-
-
-def stop_after(monkeypatch, batches: int) -> None:
-    """Have a signal come in the course of so many batches."""
-    learn, seen = Trainer._learn, []
-
-    def learn_and_count(self, *arguments, **options):
-        seen.append(1)
-        if len(seen) == batches:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return learn(self, *arguments, **options)
-
-    monkeypatch.setattr(Trainer, "_learn", learn_and_count)
-
-
 OPTIONS = {
     "accumulated": ("trainer.accumulate=3", "trainer.ema=0.9", "trainer.optimizer=sgd"),
     "dropout": ("model.classifier=mlp", "trainer.schedule=cosine", "trainer.warmup_epochs=1"),
@@ -77,6 +50,7 @@ OPTIONS = {
         "trainer.plateau_patience=0",
         "trainer.optimizer=lamb",
     ),
+    "augmented": ("augment.transforms=[crop,flip,erasing]", "augment.mixup=0.8", "augment.cutmix=1.0"),
 }
 
 

@@ -2,7 +2,6 @@
 
 import math
 import shutil
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tiny import (
     FRAMES,
     clips_shards,
     frames_shards,
+    free_port,
     history,
     make_frames_source,
     tiny_config,
@@ -29,6 +29,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from wildstream.config.trainer import TrainerConfig
 from wildstream.errors import ConfigError, LaunchError, SampleError, ShardError, WildStreamError
+from wildstream.evaluation.evaluate import evaluate
 from wildstream.launch import check_launch
 from wildstream.samples import Batch
 from wildstream.shards.index import open_index
@@ -38,7 +39,8 @@ from wildstream.stream.windows import SlidingStyle
 from wildstream.training.checkpoints import current_commit, load_checkpoint, save_checkpoint, used_versions
 from wildstream.training.losses import Criterion, clip_losses
 from wildstream.training.predict import predict
-from wildstream.training.run import choose_tracker, make_accelerator, train
+from wildstream.training.run import make_accelerator, train
+from wildstream.training.trackers import choose_wandb_mode
 from wildstream.training.trainer import Trainer
 
 TINY_STYLE = SlidingStyle(window_size=4, samples_per_window=4, step_size=2)
@@ -276,12 +278,6 @@ def test_predictions_are_each_window_once_in_order_without_dropout(shards, run):
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.slow
 def test_two_ranks_learn_and_predict_what_one_does(shards, tmp_path):
     # A network without batch norm, whose figures depend on what shares a batch; some of its layers learn nothing.
@@ -341,15 +337,15 @@ def test_auto_tracking_is_online_only_where_there_is_a_key(tmp_path, monkeypatch
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert choose_tracker("auto") == "offline"
+    assert choose_wandb_mode("auto") == "offline"
     (tmp_path / ".netrc").write_text("machine wandb.example.org login user password hush\n")
     (tmp_path / ".netrc").chmod(0o600)
-    assert choose_tracker("auto") == "offline"
+    assert choose_wandb_mode("auto") == "offline"
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    assert choose_tracker("auto") == "online"
+    assert choose_wandb_mode("auto") == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert choose_tracker("auto") == "disabled"
-    assert choose_tracker("online") == "online"
+    assert choose_wandb_mode("auto") == "disabled"
+    assert choose_wandb_mode("online") == "online"
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
@@ -451,3 +447,22 @@ def test_a_video_that_breaks_after_packing_costs_its_windows_and_is_named(shards
 def test_sampler_options_that_do_not_go_together_are_refused(overrides, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         tiny_config(tmp_path, tmp_path / "run", *overrides)
+
+
+# --- speed-ups that change nothing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)  # the compiler takes a minute
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
+def test_a_compiled_model_learns_the_same_goes_on_and_its_checkpoints_know_nothing_of_it(shards, tmp_path):
+    options = ("trainer.epochs=2", "model.backbone=test_vit", "data.size=160")
+    plain = train(tiny_config(shards, tmp_path / "plain", *options))
+    compiled = train(tiny_config(shards, tmp_path / "compiled", *options, "trainer.compile=true"))
+    for first, second in zip(history(plain), history(compiled), strict=True):
+        assert first["train"]["loss"] == pytest.approx(second["train"]["loss"], abs=1e-4)
+    first, second = weights(plain), weights(compiled)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], atol=1e-3, rtol=1e-2)
+    assert evaluate(compiled, split="test", progress=False).metrics["loss"] > 0

@@ -6,6 +6,8 @@ videos layout: a folder of dark and one of bright videos.
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ from wildstream.config.compose import compose_config
 from wildstream.config.train import TrainConfig
 from wildstream.ffmpeg import ensure_ffmpeg
 from wildstream.shards.pack import pack
+from wildstream.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 FRAMES = 20
@@ -112,6 +115,13 @@ def run_python(*arguments: object, cwd: Path = ROOT, **environment: str) -> subp
     )
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def torchrun(port: int, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run train.py in two processes."""
     launch = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", ROOT / "train.py")
@@ -126,3 +136,30 @@ def history(run: Path) -> list[dict]:
 def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
     """The weights of a run's checkpoint."""
     return load_file(run / name / "model.safetensors")
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Bit by bit: weights, figures, the ledger."""
+    for name in ("last", "best"):
+        one, two = weights(first, name), weights(second, name)
+        assert one.keys() == two.keys()
+        for key in one:
+            assert torch.equal(one[key], two[key]), f"{name}: {key}"
+    for one, two in zip(history(first), history(second), strict=True):
+        assert one["epoch"] == two["epoch"]
+        assert one["val"] == two["val"]
+        for figure in ("loss", "lr", "planned", "delivered", "padded", "skipped"):
+            assert one["train"][figure] == two["train"][figure], figure
+
+
+def stop_after(monkeypatch, batches: int) -> None:
+    """Have a signal come in the course of so many batches."""
+    learn, seen = Trainer._learn, []
+
+    def learn_and_count(self, *arguments, **options):
+        seen.append(1)
+        if len(seen) == batches:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learn(self, *arguments, **options)
+
+    monkeypatch.setattr(Trainer, "_learn", learn_and_count)

@@ -7,11 +7,14 @@ remedy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import SequenceMatcher
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -25,19 +28,37 @@ from wildstream.errors import ConfigError
 from wildstream.locations import CONFIGS
 from wildstream.storage import urls
 
-_PATHS = ("data.path", "data.cache_dir", "model.weights", "trainer.out")
+EXAMPLES = CONFIGS / "examples"
+_OWN = "file_of_options"
+"""Name that Hydra knows the user's own file by."""
+_PATHS = ("data.path", "data.cache_dir", "model.weights", "model.checkpoint", "model.hierarchy.file", "trainer.out")
 """Options whose value is taken as it is written."""
+_OPEN = ("data.style.", "data.storage_options.", "model.hierarchy.loss_weights.")
+"""Options below which names are not known beforehand."""
 
 
-def compose_config(overrides: Sequence[str], *, name: str = "train") -> TrainConfig:
-    """Compose configs/<name>.yaml with overrides such as "trainer.epochs=3", and check it.
+def compose_config(overrides: Sequence[str], *, file: str | Path | None = None) -> TrainConfig:
+    """Compose configs/train.yaml with a file of options and overrides such as "trainer.epochs=3", and check it.
+
+    Args:
+        overrides: Groups and options; they win over the file.
+        file: YAML with options by group, and `group: name` where a file of configs/ is meant; or the name of one of
+            configs/examples.
 
     Raises:
         ConfigError: An option is unknown, missing, malformed, out of range or contradicts another.
     """
     checked = [_check_override(override) for override in overrides]
+    own = {} if file is None else _read_options(file)
+    for group in (override.partition("=")[0] for override in checked):
+        if isinstance(own.get(group), dict):  # which of them is to win?
+            first = next(iter(own[group]), "...")
+            raise ConfigError(
+                f"{group} is swapped on the command line, and {file} gives options of it. Override those, such as "
+                f"{group}.{first}=..., or leave them out of the file."
+            )
     try:
-        composed = _compose(name, checked)
+        composed = _compose(checked, own)
         if missing := sorted(OmegaConf.missing_keys(composed)):
             raise ConfigError(f"{missing[0]} is missing. Give it on the command line: {missing[0]}=...")
         options = OmegaConf.to_container(composed, resolve=True)
@@ -46,11 +67,46 @@ def compose_config(overrides: Sequence[str], *, name: str = "train") -> TrainCon
     return check_config(options)
 
 
-def _compose(name: str, overrides: list[str]) -> DictConfig:
-    """configs/<name>.yaml with its groups and overrides, as Hydra puts them together."""
+def _compose(overrides: list[str], own: dict[str, Any]) -> DictConfig:
+    """configs/train.yaml with its groups, a file's groups and options, and overrides, as Hydra puts them together."""
+    swapped = [{f"override {group}": name} for group, name in own.items() if isinstance(name, str)]
+    options = {group: values for group, values in own.items() if isinstance(values, dict)}
+    ConfigStore.instance().store(name=_OWN, node={"defaults": ["train", "_self_", *swapped], **options})
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(CONFIGS.resolve()), version_base="1.3"):
-        return compose(config_name=name, overrides=overrides)
+        return compose(config_name=_OWN, overrides=overrides)
+
+
+def _read_options(file: str | Path) -> dict[str, Any]:
+    """The groups of a file, each a name or options; ConfigError with the file, and the line where one is at fault."""
+    path = EXAMPLES / f"{file}.yaml" if str(file) in example_names() else Path(file)
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{file}: there is no such file of options. Give the path of a YAML file, or one of "
+            f"{', '.join(example_names())}."
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(options, dict):
+        raise ConfigError(f"{path} must hold options by group, such as trainer: {{epochs: 3}}.")
+    for group, values in options.items():
+        if group not in group_names():
+            raise ConfigError(f"{path}: {group!r} is not a group of options. Take {', '.join(group_names())}.")
+        if isinstance(values, str):
+            _check_override(f"{group}={values}")
+        elif not isinstance(values, dict):
+            raise ConfigError(
+                f"{path}: {group} must be options, or the name of a file in configs/{group}: "
+                f"{', '.join(group_names()[group])}."
+            )
+    return options
+
+
+def example_names() -> list[str]:
+    """Names of the complete examples in configs/examples."""
+    return sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
 
 
 def _check_override(override: str) -> str:
@@ -64,7 +120,7 @@ def _check_override(override: str) -> str:
                 f"{override}: there is no configs/{path}/{value}.yaml. Take one of {', '.join(group_names()[path])}."
             )
         return f"{path}={value}"
-    if path not in dict(_options(TrainConfig)) and not path.startswith(("data.style.", "data.storage_options.")):
+    if path not in dict(_options(TrainConfig)) and not path.startswith(_OPEN):
         raise ConfigError(f"{path} is not an option.{_suggest(path)}")
     if path in _PATHS and value != "null" and value[:1] not in ("'", '"'):
         value = "'" + value.replace("'", "\\'") + "'"  # Hydra's grammar knows no ~, = or comma in a bare value
@@ -91,11 +147,13 @@ def check_config(options: object) -> TrainConfig:
 
 def option_lines() -> list[str]:
     """Every option with its default and documentation, a line or two each, for --help."""
-    composed = _compose("train", [])
+    composed = _compose([], {})
     lines = []
     for path, field in _options(TrainConfig):
         value = OmegaConf.select(composed, path, default=None if field.is_required() else field.default)
-        default = "(required)" if value is None and field.is_required() else f"= {_shown(value)}"
+        group = path.rpartition(".")[0]
+        required = "(required)" if group in TrainConfig.model_fields else f"(required with {group})"
+        default = required if value is None and field.is_required() else f"= {_shown(value)}"
         lines += [
             f"  {path} {default}{_choices(field.annotation)}",
             f"      {' '.join((field.description or '').split())}",
@@ -125,6 +183,8 @@ def _choices(kind: object) -> str:
 
 def _shown(value: object) -> str:
     """A default as it would be written in YAML."""
+    if isinstance(value, tuple):
+        return str(list(value))
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -144,7 +204,7 @@ def _explain(problem: ErrorDetails) -> str:
         return f"{path} is not an option.{_suggest(path)}"
     if problem["type"] == "missing":
         return f"{path} is missing. Give it on the command line: {path}=..."
-    if not path:
+    if not path or message.startswith(f"{path}."):
         return message
     group, _, name = path.rpartition(".")
     if message.startswith(f"{name}="):
@@ -161,8 +221,14 @@ def _suggest(path: str) -> str:
     known = [known for known, _ in _options(TrainConfig)]
     same_name = [option for option in known if option.endswith(f".{path.rsplit('.')[-1]}")]
     names = {option.rsplit(".")[-1]: option for option in known}
-    close = get_close_matches(path, known, n=3, cutoff=0.75) or [
-        names[name] for name in get_close_matches(path.rsplit(".")[-1], names, n=3, cutoff=0.7)
-    ]
-    near = same_name or close
+    near = (
+        same_name or _closest(path, known, 0.75) or [names[name] for name in _closest(path.rsplit(".")[-1], names, 0.7)]
+    )
     return f" Did you mean {' or '.join(near)}?" if near else " `train.py --help` lists all options."
+
+
+def _closest(word: str, known: Iterable[str], cutoff: float) -> list[str]:
+    """What a word may be a misspelling of: the closest one, and others about as close."""
+    ratios = {one: SequenceMatcher(None, word, one).ratio() for one in known}
+    best = max(ratios.values())
+    return [one for one, ratio in ratios.items() if ratio >= max(cutoff, best - 0.03)]

@@ -10,10 +10,23 @@ from pydantic import AfterValidator, Field, model_validator
 
 from wildstream.config.options import Number, Positive, Strict, expand
 from wildstream.errors import ConfigError
+from wildstream.storage import urls
 
 LossName = Literal["auto", "bce", "ce", "focal", "asymmetric"]
-Monitor = Literal["loss", "mAP", "mAP_micro", "f1_macro", "f1_micro", "top1", "top1_per_class", "top5", "top10"]
+TOP_FIGURES = ("top1", "top1_per_class", "top5", "top5_per_class", "top10", "top10_per_class")
+MONITORED = ("loss", "mAP", "mAP_micro", "f1_macro", "f1_micro", *TOP_FIGURES)
+"""Figures that a checkpoint may be chosen by; a level's have its name and a slash in front."""
 ClassWeights = Literal["none", "inverse", "effective"]
+
+
+def _check_monitor(name: str) -> str:
+    """Refuse a figure that no data have; which those at hand have is known when they are opened."""
+    if name.rpartition("/")[2] not in MONITORED:
+        raise ConfigError(
+            f"monitor={name!r} is not known. Take one of {', '.join(MONITORED)}, or with model.hierarchy that of a "
+            "level, such as genus/mAP."
+        )
+    return name
 
 
 def _check_optimizer(name: str) -> str:
@@ -30,6 +43,18 @@ def _check_optimizer(name: str) -> str:
             f"{' or '.join(near)}?"
         )
     return name.lower()
+
+
+def _check_uri(uri: str) -> str:
+    """Refuse an address that holds a login, and what MLflow takes no more."""
+    if urls.has_login(uri):
+        raise ConfigError(
+            f"{urls.redact(uri)} holds a login, which would be kept with the run. Give it by MLFLOW_TRACKING_USERNAME "
+            "and MLFLOW_TRACKING_PASSWORD."
+        )
+    if "://" not in uri:
+        raise ConfigError("MLflow takes the address of a database or a server, such as sqlite:///mlflow.db")
+    return uri
 
 
 class TrainerConfig(Strict):
@@ -87,19 +112,27 @@ class TrainerConfig(Strict):
     """Whether only algorithms are used that give the same bits each time, slower on GPUs."""
     seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 0
     """Decides weights, order and dropout."""
-    monitor: Monitor = "mAP"
+    monitor: Annotated[str, AfterValidator(_check_monitor)] = "mAP"
     """Validation figure that the best checkpoint is chosen by: loss, mAP, mAP_micro, f1_macro, f1_micro; of
-    single_label also top1, top5, top10 and top1_per_class."""
+    single_label also top1, top5, top10 and top1_per_class, top5_per_class, top10_per_class; with model.hierarchy also
+    that of a level, such as genus/mAP."""
     out: Annotated[Path, AfterValidator(expand)] | None = None
     """Run folder; null: runs/<date>-<backbone>-<style>."""
+    keep: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Checkpoints of so many epochs, the best ones by the monitored figure, are kept in the folder kept of the run."""
     resume: Literal["auto"] | None = None
     """auto: go on, exactly, where the run in trainer.out was left, or begin it; null: refuse a folder with a run."""
     checkpoint_minutes: Annotated[Number, Field(ge=0)] = 30.0
     """A run can go on from where it was so long ago, or at the end of an epoch; 0: after each step."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """Weights & Biases; auto: online where logged in, else offline."""
+    tensorboard: bool = False
+    """Whether figures go to the folder tensorboard of the run too; needs pip install 'wildstream[tensorboard]'."""
+    mlflow: Annotated[str, AfterValidator(_check_uri)] | None = None
+    """Where MLflow keeps figures, such as sqlite:///mlflow.db or the address of a server; null: nowhere. Needs pip
+    install 'wildstream[mlflow]'."""
     project: str = "wildstream"
-    """Project name in Weights & Biases."""
+    """Name of the project in Weights & Biases, and of the experiment in MLflow."""
     progress: bool = True
     """Show progress bars."""
 

@@ -45,7 +45,7 @@ def make_schedule(optimizer: Optimizer, config: TrainerConfig, *, steps_per_epoc
     if config.schedule == "onecycle":
         return OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=total)
     if config.schedule == "plateau":
-        mode: Literal["min", "max"] = "min" if config.monitor == "loss" else "max"
+        mode: Literal["min", "max"] = "min" if config.monitor.endswith("loss") else "max"
         return ReduceLROnPlateau(optimizer, mode=mode, factor=0.1, patience=config.plateau_patience)
     warmup = round(config.warmup_epochs * steps_per_epoch)
     return LambdaLR(optimizer, lambda step: rate(config.schedule, step, warmup=warmup, total=total))

@@ -64,9 +64,10 @@ def seed_batch(seed: int, epoch: int, batch: int, rank: int) -> None:
     set_seed(int(np.random.SeedSequence([seed, epoch, batch, rank]).generate_state(1)[0]))
 
 
+TRACKING = {"wandb", "tensorboard", "mlflow", "project"}
 FREE = {
     "data": {"path", "storage_options", "cache_dir", "cache_bytes", "num_workers"},
-    "trainer": {"batch_size", "accumulate", "out", "resume", "checkpoint_minutes", "wandb", "project", "progress"},
+    "trainer": {"batch_size", "accumulate", "out", "resume", "checkpoint_minutes", "progress"} | TRACKING,
 }
 """Options that may differ when a run goes on: what they decide is checked otherwise, or does not matter."""
 

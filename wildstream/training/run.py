@@ -4,17 +4,19 @@ runs/<name>/
   config.yaml         the options, complete
   history.jsonl       a line per epoch
   best/ last/         checkpoints
+  kept/epoch_NNN/     the checkpoints of the best epochs, with trainer.keep
   wandb/ wandb-id     what Weights & Biases keeps, where it is not disabled, and its name of the run
+  tensorboard/        with trainer.tensorboard
+  mlflow-id           MLflow's name of the run, with trainer.mlflow
 """
 
 from __future__ import annotations
 
-import netrc
+import math
 import os
-import secrets
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
@@ -22,34 +24,46 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
 
+from wildstream.config.compose import check_config
 from wildstream.config.data import DataConfig
 from wildstream.config.train import TrainConfig
 from wildstream.config.trainer import TrainerConfig
-from wildstream.errors import ConfigError, EnvironmentProblem
+from wildstream.errors import ConfigError
 from wildstream.launch import check_launch
 from wildstream.models.classifier import VideoClassifier
+from wildstream.models.hierarchy import OTHER, Hierarchy
+from wildstream.models.hierarchy_file import read_hierarchy
 from wildstream.models.unfreezing import Unfreezing, parameter_groups
-from wildstream.shards.index import DatasetInfo, open_index
+from wildstream.shards.formats import Task
+from wildstream.shards.index import open_index
 from wildstream.storage.urls import join
 from wildstream.stream.dataset import WindowDataset, check_contents
 from wildstream.stream.loader import Loader
+from wildstream.training.augmentation import make_augment
 from wildstream.training.checkpoints import (
+    MANIFEST_NAME,
     Manifest,
     build_model,
     current_commit,
+    read_manifest,
     restore_checkpoint,
     used_versions,
 )
+from wildstream.training.finetuning import start_from
 from wildstream.training.interruption import Interruption
-from wildstream.training.losses import Criterion, class_weights
-from wildstream.training.metrics import compute_metrics
+from wildstream.training.losses import Criterion, LevelsCriterion, class_weights
 from wildstream.training.optimization import make_optimizer, make_schedule
+from wildstream.training.predict import Predictions, figures_of
 from wildstream.training.progress import check_same_run
+from wildstream.training.trackers import check_trackers, log_artifacts, start_trackers
 from wildstream.training.trainer import Trainer
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 CONFIG_NAME = "config.yaml"
-WANDB_ID_NAME = "wandb-id"
 
 
 def train(config: TrainConfig, *, interruption: Interruption | None = None) -> Path:
@@ -73,26 +87,29 @@ def train(config: TrainConfig, *, interruption: Interruption | None = None) -> P
             return train(config, interruption=listening)
     options = config.trainer
     training, validation = _open_splits(config.data, config.model.backbone)
-    _check_monitor(options.monitor, training.index.info)
-    tracker = choose_tracker(options.wandb)
+    check_trackers(config)
     run = options.out or Path("runs") / default_run_name(config)
-    accelerator = make_accelerator(options, log_with=None if tracker == "disabled" else "wandb")
+    accelerator = make_accelerator(options)
     run = Path(broadcast_object_list([str(run)])[0])
     goes_on = _find_run(run, config, accelerator)
+    labels = training.labels()
+    hierarchy = _find_hierarchy(config, training.categories, labels, run if goes_on else None)
+    _check_monitor(options.monitor, training, hierarchy)
     set_seed(options.seed, deterministic=options.deterministic)
     features = training.index.info.features
-    model = build_model(config.model, num_classes=len(training.categories), features=features)
+    # A checkpoint to start from has weights of its own.
+    described = config.model.model_copy(update={"weights": None}) if config.model.checkpoint else config.model
+    model = build_model(described, num_classes=len(training.categories), features=features, hierarchy=hierarchy)
     own_size = model.spec.size if isinstance(model, VideoClassifier) else features.size if features else (1, 1)
     size = config.data.size or own_size
+    augment = make_augment(config.augment, size)
     train_loader = _make_loader(training, config, size=size, shuffle=True)
-    counts = training.labels().sum(axis=0)
-    criterion = Criterion(
-        loss=options.loss,
-        task=training.index.info.task,
-        label_smoothing=options.label_smoothing,
-        focal_gamma=options.focal_gamma,
-        weights=class_weights(counts, options.class_weights),
-    )
+    criterion = _make_criterion(options, training.index.info.task, labels, hierarchy)
+    manifest = _describe(config, training, validation, size=size, hierarchy=hierarchy)
+    if config.model.checkpoint and not goes_on:
+        told = start_from(config.model.checkpoint, model, config, manifest)
+        if accelerator.is_main_process:
+            tqdm.write(told)
     if options.sync_bn:
         if accelerator.device.type == "cpu":
             raise ConfigError("trainer.sync_bn=true needs GPUs, here is none. Take trainer.sync_bn=false.")
@@ -112,7 +129,7 @@ def train(config: TrainConfig, *, interruption: Interruption | None = None) -> P
     if accelerator.is_main_process and not goes_on:
         _start_run(run, config)
     if accelerator.is_main_process:
-        _start_tracker(accelerator, tracker, run, config)
+        start_trackers(accelerator, run, config, goes_on=goes_on)
     accelerator.wait_for_everyone()
     trainer = Trainer(
         config=options,
@@ -124,16 +141,19 @@ def train(config: TrainConfig, *, interruption: Interruption | None = None) -> P
         train_loader=train_loader,
         val_loader=_make_loader(validation, config, size=size, shuffle=False),
         task=training.index.info.task,
-        manifest=_describe(config, training, size=size),
+        manifest=manifest,
         run=run,
         unfreezing=Unfreezing(**config.model.unfreezing.model_dump()) if config.model.unfreezing else None,
         average=average,
+        augment=augment,
         interruption=interruption,
     )
     try:
         if goes_on:
             trainer.resume()
         trainer.train()
+        if accelerator.is_main_process:
+            log_artifacts(accelerator, run, trainer.manifest)
     finally:
         accelerator.end_training()
     return run
@@ -146,15 +166,13 @@ def _average(model: nn.Module, decay: float | None) -> AveragedModel | None:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
-def make_accelerator(options: TrainerConfig, *, log_with: str | None = None) -> Accelerator:
+def make_accelerator(options: TrainerConfig) -> Accelerator:
     """Accelerate's view of devices and processes; ConfigError or LaunchError where it is not what was asked for."""
     # An image network may have layers behind its last tokens, which learn nothing here.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     compiled = "inductor" if options.compile else None
     try:
-        accelerator = Accelerator(
-            mixed_precision=options.precision, dynamo_backend=compiled, log_with=log_with, kwargs_handlers=[unused]
-        )
+        accelerator = Accelerator(mixed_precision=options.precision, dynamo_backend=compiled, kwargs_handlers=[unused])
     except ValueError as error:  # no such precision on this device, or another one in use in this process
         raise ConfigError(f"Accelerate does not start with trainer.precision={options.precision}: {error}") from error
     check_launch(accelerator.num_processes)
@@ -163,30 +181,10 @@ def make_accelerator(options: TrainerConfig, *, log_with: str | None = None) -> 
     return accelerator
 
 
-def choose_tracker(mode: str) -> str:
-    """Weights & Biases' mode; "auto" is online where the user is logged in, else offline."""
-    if mode != "auto":
-        return mode
-    if os.environ.get("WANDB_MODE") in ("online", "offline", "disabled"):
-        return os.environ["WANDB_MODE"]
-    return "online" if _is_logged_in() else "offline"
-
-
 def default_run_name(config: TrainConfig) -> str:
     """<date>-<backbone>-<style>, safe as a folder name."""
     style = config.data.style if isinstance(config.data.style, str) else "custom"
     return f"{datetime.now():%Y%m%d-%H%M%S}-{config.model.backbone.replace('/', '_')}-{style}"
-
-
-def _is_logged_in() -> bool:
-    """Whether Weights & Biases finds a key for the server in use; nothing is sent."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    try:
-        return host in netrc.netrc(os.environ.get("NETRC")).hosts
-    except (OSError, netrc.NetrcParseError):  # no such file, or not one that wandb could read
-        return False
 
 
 def _open_splits(data: DataConfig, backbone: str) -> tuple[WindowDataset, WindowDataset]:
@@ -225,6 +223,7 @@ def _make_loader(dataset: WindowDataset, config: TrainConfig, *, size: int | tup
         resize=config.data.resize,
         shuffle=shuffle,
         sampler=data.make_sampler() if shuffle else None,
+        temporal_sampler=config.augment.make_temporal_sampler() if shuffle else "uniform",
         seed=config.trainer.seed,
         max_skipped=data.max_skipped,
         num_workers=data.num_workers,
@@ -234,15 +233,70 @@ def _make_loader(dataset: WindowDataset, config: TrainConfig, *, size: int | tup
     )
 
 
-def _describe(config: TrainConfig, training: WindowDataset, *, size: int | tuple[int, int]) -> Manifest:
+def _find_hierarchy(
+    config: TrainConfig, categories: list[str], labels: npt.NDArray[np.bool_], left: Path | None
+) -> Hierarchy | None:
+    """The levels of classes, rare ones merged by the training set's labels (N, K); of a run that was left, its own."""
+    options = config.model.hierarchy
+    if options is None:
+        return None
+    if left is not None:  # the table may have changed since, or be gone
+        return read_manifest(left / "last" / MANIFEST_NAME).hierarchy
+    try:
+        whole = read_hierarchy(options.file, categories=categories, levels=options.levels)
+        merged = whole.weigh(options.loss_weights).merge_rare(labels, min_samples=options.min_samples)
+    except ConfigError as error:
+        raise ConfigError(f"model.hierarchy: {error}") from error
+    for before, after in zip(whole.levels, merged.levels, strict=True):
+        rare = [name for name in before.classes if name not in after.classes]
+        if rare and after.classes == (OTHER,):
+            raise ConfigError(
+                f"model.hierarchy.min_samples={options.min_samples} leaves no {before.name}: the most frequent has "
+                f"{whole.count_samples(labels)[before.name].max()} windows. Take less."
+            )
+        if rare and int(os.environ.get("RANK", "0")) == 0:
+            tqdm.write(f"{before.name}: {len(rare)} of {len(before.classes)} are {OTHER}: {', '.join(rare)}")
+    return merged
+
+
+def _make_criterion(
+    options: TrainerConfig, task: Task, labels: npt.NDArray[np.bool_], hierarchy: Hierarchy | None
+) -> Criterion | LevelsCriterion:
+    """What is minimised; classes are weighted by the labels (N, K) of the training set."""
+
+    def make(counts: npt.NDArray[np.int64]) -> Criterion:
+        return Criterion(
+            loss=options.loss,
+            task=task,
+            label_smoothing=options.label_smoothing,
+            focal_gamma=options.focal_gamma,
+            weights=class_weights(counts, options.class_weights),
+        )
+
+    if hierarchy is None:
+        return make(labels.sum(axis=0))
+    of_levels = hierarchy.count_samples(labels).items()
+    return LevelsCriterion(hierarchy=hierarchy, criteria={name: make(counts) for name, counts in of_levels})
+
+
+def _describe(
+    config: TrainConfig,
+    training: WindowDataset,
+    validation: WindowDataset,
+    *,
+    size: int | tuple[int, int],
+    hierarchy: Hierarchy | None,
+) -> Manifest:
     """What is known of the checkpoints before the first epoch."""
     return Manifest(
         config=config,
         categories=training.categories,
+        hierarchy=hierarchy,
         task=training.index.info.task,
         style=training.style.as_dict(),
         size=(size, size) if isinstance(size, int) else size,
         fingerprint=training.index.fingerprint,
+        val_fingerprint=validation.index.fingerprint,
         features=training.index.info.features,
         epoch=0,
         metrics={},
@@ -251,14 +305,25 @@ def _describe(config: TrainConfig, training: WindowDataset, *, size: int | tuple
     )
 
 
-def _check_monitor(monitor: str, info: DatasetInfo) -> None:
+def _check_monitor(monitor: str, training: WindowDataset, hierarchy: Hierarchy | None) -> None:
     """Refuse to watch a figure that the shards do not have (ConfigError)."""
-    shape = (0, len(info.categories))
-    known = {"loss"} | compute_metrics(np.zeros(shape, np.float32), np.zeros(shape, np.bool_), task=info.task).keys()
+    info = training.index.info
+    sizes = hierarchy.sizes if hierarchy else (len(info.categories),)
+    nothing = Predictions(
+        keys=[],
+        starts=np.zeros(0, np.int64),
+        probabilities=np.zeros((0, sum(sizes)), np.float32),
+        targets=np.zeros((0, sum(sizes)), np.bool_),
+        loss=math.nan,
+        level_losses=(math.nan,) * len(sizes),
+    )
+    known = figures_of(nothing, task=info.task, hierarchy=hierarchy)
     if monitor not in known:
+        takes = ", ".join(sorted(name for name in known if not name.endswith("mAP_chance")))
+        lacking = " without model.hierarchy" if "/" in monitor and hierarchy is None else ""
         raise ConfigError(
-            f"trainer.monitor={monitor} does not go with {info.task} of {len(info.categories)} classes. Take one of "
-            f"{', '.join(sorted(known - {'mAP_chance'}))}."
+            f"trainer.monitor={monitor} does not go with {info.task} of {len(info.categories)} classes{lacking}. Take "
+            f"one of {takes}."
         )
 
 
@@ -273,7 +338,8 @@ def _find_run(run: Path, config: TrainConfig, accelerator: Accelerator) -> bool:
             "folder, or remove it."
         )
     if begun:
-        options = yaml.safe_load((run / CONFIG_NAME).read_text(encoding="utf-8"))
+        written = yaml.safe_load((run / CONFIG_NAME).read_text(encoding="utf-8"))
+        options = check_config(written).model_dump(mode="json")  # what an older program had no options for is as usual
         check_same_run(options, config.model_dump(mode="json"), out=run)
     accelerator.wait_for_everyone()  # nobody looks for the run after it was begun
     if accelerator.is_main_process:
@@ -287,24 +353,3 @@ def _start_run(run: Path, config: TrainConfig) -> None:
     run.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     (run / CONFIG_NAME).write_text(text, encoding="utf-8")
-
-
-def _start_tracker(accelerator: Accelerator, mode: str, run: Path, config: TrainConfig) -> None:
-    """Start Weights & Biases, if it is wanted."""
-    if mode == "disabled":
-        return
-    import wandb  # a second that only those pay who want it
-
-    known = run / WANDB_ID_NAME
-    if not known.exists():
-        known.write_text(secrets.token_hex(4), encoding="utf-8")
-    identity = {"id": known.read_text(encoding="utf-8").strip(), "resume": "allow"}  # one run there, however often left
-    settings = {"silent": True, "console": "off"}
-    options = {"name": run.name, "dir": str(run), "mode": mode, "settings": settings, **identity}
-    options_of_run = config.model_dump(mode="json")
-    try:
-        accelerator.init_trackers(config.trainer.project, config=options_of_run, init_kwargs={"wandb": options})
-    except wandb.Error as error:
-        raise EnvironmentProblem(
-            f"trainer.wandb={mode}: Weights & Biases does not start: {error} Take trainer.wandb=offline or disabled."
-        ) from error

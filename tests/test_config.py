@@ -1,8 +1,16 @@
 """Configuration: what is composed, and that everything else is refused by name before anything is read."""
 
 import pytest
+import yaml
 
-from wildstream.config.compose import _options, check_config, compose_config, group_names, option_lines
+from wildstream.config.compose import (
+    _options,
+    check_config,
+    compose_config,
+    example_names,
+    group_names,
+    option_lines,
+)
 from wildstream.config.train import TrainConfig
 from wildstream.errors import ConfigError
 from wildstream.locations import CONFIGS
@@ -64,7 +72,7 @@ REFUSALS = [
     ("trainer.clip_norm=0", "trainer.clip_norm=0 must be greater than 0"),
     ("trainer.precision=fp8", "trainer.precision='fp8' must be 'no', 'bf16' or 'fp16'."),
     ("trainer.seed=-1", "trainer.seed=-1 must be greater than or equal to 0"),
-    ("trainer.monitor=accuracy", "trainer.monitor='accuracy' must be 'loss', 'mAP', 'mAP_micro', "),
+    ("trainer.monitor=accuracy", "trainer.monitor='accuracy' is not known. Take one of loss, mAP, mAP_micro, "),
     ("trainer.wandb=on", "trainer.wandb="),
     ("trainer.progress=maybe", "trainer.progress='maybe' must be a valid boolean"),
 ]
@@ -186,8 +194,20 @@ def test_every_group_file_composes(group, name):
 def test_every_yaml_is_a_group_a_style_or_the_root():
     known = {CONFIGS / group / f"{name}.yaml" for group, names in group_names().items() for name in names}
     known |= {CONFIGS / "sliding" / f"{name}.yaml" for name in style_names()} | {CONFIGS / "train.yaml"}
+    known |= {CONFIGS / "examples" / f"{name}.yaml" for name in example_names()}
     assert set(CONFIGS.rglob("*.yaml")) == known
-    assert set(group_names()) == {"data", "model", "trainer"}
+    assert set(group_names()) == {"data", "augment", "model", "trainer"}
+
+
+@pytest.mark.parametrize("name", example_names())
+def test_every_example_is_complete_and_says_what_it_is_for(name):
+    more = ["model.hierarchy.file=species.csv"] if name == "hierarchy" else []
+    assert compose_config([NOWHERE, *more], file=name) != compose_config([NOWHERE])
+    assert (CONFIGS / "examples" / f"{name}.yaml").read_text().startswith("# ")
+
+
+def test_the_examples_are_those_that_were_promised():
+    assert example_names() == ["behaviour", "debug_cpu", "features", "hierarchy", "sign_clips"]
 
 
 @pytest.mark.parametrize("style", style_names())
@@ -203,3 +223,63 @@ def test_options_of_a_group_that_may_be_null_are_options_too():
         compose_config(["data.path=x", "model=tiny3d", "model.unfreezing.start=2"])
     with pytest.raises(ConfigError, match=r"model\.frozen and model\.unfreezing contradict each other"):
         compose_config(["data.path=x", "model=tiny3d", "model.unfreezing.start_epoch=2", "model.frozen=true"])
+
+
+# --- a file of options ------------------------------------------------------------------------------------------------
+
+
+def written(folder, text):
+    (folder / "own.yaml").write_text(text)
+    return folder / "own.yaml"
+
+
+def test_a_file_wins_over_the_groups_and_the_command_line_over_the_file(tmp_path):
+    file = written(tmp_path, "data: {path: /a}\nmodel: s3d\ntrainer: {epochs: 3, lr: 1.0e-3}\n")
+    config = compose_config(["trainer.lr=2e-3", "trainer.batch_size=4"], file=file)
+    assert (config.data.path, config.model.backbone) == ("/a", "s3d")
+    assert (config.trainer.epochs, config.trainer.lr, config.trainer.batch_size) == (3, 2e-3, 4)
+    assert compose_config(["model=tiny3d"], file=file).model.backbone == "tiny3d"
+    assert compose_config([NOWHERE]).trainer.epochs == 10  # nothing of the file stays
+
+
+def test_the_options_that_a_run_keeps_are_such_a_file(tmp_path):
+    config = compose_config(
+        [NOWHERE, "model=tiny3d", "data.style={window_size: 8, samples_per_window: 4}", "augment=strong"]
+    )
+    assert compose_config([], file=written(tmp_path, yaml.safe_dump(config.model_dump(mode="json")))) == config
+
+
+FILES = [
+    ("trainer: {epocs: 3}", r"trainer\.epocs is not an option\. Did you mean trainer\.epochs\?"),
+    ("trainer: {epochs: 0}", r"trainer\.epochs=0 must be greater"),
+    ("training: {epochs: 3}", r"own\.yaml: 'training' is not a group of options\. Take data, augment, model, trainer"),
+    ("trainer: 3", r"own\.yaml: trainer must be options, or the name of a file in configs/trainer: debug, default"),
+    ("model: r3d18", r"model=r3d18: there is no configs/model/r3d18\.yaml"),
+    ("- 1", r"own\.yaml must hold options by group"),
+    ("", r"own\.yaml must hold options by group"),
+    ("trainer: {epochs: 3", r"own\.yaml is not YAML: .*line 1"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), FILES, ids=[text or "empty" for text, _ in FILES])
+def test_a_wrong_file_is_refused_by_name(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        compose_config([NOWHERE], file=written(tmp_path, text))
+
+
+def test_a_missing_file_is_refused_with_the_examples():
+    with pytest.raises(
+        ConfigError, match=r"behavior: there is no such file of options\. .*one of behaviour, debug_cpu"
+    ):
+        compose_config([NOWHERE], file="behavior")
+
+
+def test_a_group_that_the_file_spells_out_is_not_swapped_in_silence(tmp_path):
+    file = written(tmp_path, "model: {backbone: s3d}")
+    with pytest.raises(ConfigError, match=r"model is swapped .* Override those, such as model\.backbone=\.\.\."):
+        compose_config([NOWHERE, "model=tiny3d"], file=file)
+
+
+def test_a_suggestion_names_only_what_is_close():
+    with pytest.raises(ConfigError, match=r"Did you mean trainer\.optimizer\?"):
+        compose_config([NOWHERE, "trainer.optimiser=sgd"])

@@ -31,6 +31,7 @@ from tiny import (
 from wildstream.config.compose import compose_config
 from wildstream.errors import ConfigError, Interrupted, ShardError
 from wildstream.evaluation.evaluate import evaluate, render
+from wildstream.evaluation.predictions_file import read_predictions
 from wildstream.models import hierarchy as hierarchy_module
 from wildstream.models.hierarchy import Hierarchy, Level, make_hierarchy
 from wildstream.models.hierarchy_file import read_hierarchy
@@ -490,8 +491,8 @@ def test_one_class_of_each_level_where_there_is_one_class(tmp_path_factory, tmp_
     shards = clips_shards(tmp_path_factory)
     run = train(tiny_config(shards, tmp_path / "run", f"model.hierarchy.file={tmp_path}/light.csv"))
     evaluation = evaluate(run, progress=False)
-    windows = json.loads(evaluation.report.read_text())["windows"]
-    probabilities, targets = np.array(windows["probabilities"]), np.array(windows["targets"])
+    predictions = read_predictions(evaluation.predictions)
+    probabilities, targets = predictions.probabilities, predictions.targets
     np.testing.assert_allclose(probabilities[:, :2].sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(probabilities[:, 2:].sum(axis=1), 1, rtol=1e-5)
     assert (targets[:, :2] == targets[:, 2:]).all()  # as many classes, in the same order
@@ -506,8 +507,15 @@ def test_one_class_of_each_level_where_there_is_one_class(tmp_path_factory, tmp_
 def test_the_report_holds_what_every_level_says(run):
     evaluation = evaluate(run, progress=False)
     report = json.loads(evaluation.report.read_text())
-    probabilities, targets = (np.array(report["windows"][name]) for name in ("probabilities", "targets"))
-    assert probabilities.shape == targets.shape == (len(report["windows"]["key"]), 5)
+    predictions = read_predictions(evaluation.predictions)
+    probabilities, targets = predictions.probabilities, predictions.targets
+    assert probabilities.shape == targets.shape == (report["windows"], 5)
+    assert predictions.loss == pytest.approx(report["metrics"]["loss"])
+    assert predictions.level_losses == pytest.approx([report["metrics"][f"{name}/loss"] for name in ("what", "sight")])
+    assert report["groups"]["sight/seen"]["classes"] == ["bright", "red"]
+    assert report["groups"]["sight/seen"]["mAP"] == pytest.approx(report["metrics"]["what/mAP"])  # never never occurs
+    assert report["tolerance"][0]["metrics"]["mAP"] == report["metrics"]["what/mAP"]
+    assert {of["loss"] for of in report["videos"].values()} != {None}
     assert (targets[:, 3] == targets[:, :2].any(axis=1)).all()
     assert [(name, level["weight"], level["of_category"]) for name, level in report["levels"].items()] == [
         ("what", 1.5, [0, 1, 2]),
@@ -537,7 +545,7 @@ def test_the_table_has_a_part_for_each_level(run):
     assert [rows[number].split()[0] for number in heads] == ["what", "sight"]
     assert [row.split()[0] for row in rows[heads[1] + 2 : heads[1] + 4]] == ["seen", "unseen"]
     assert sum(row.startswith("loss ") for row in rows) == 3
-    assert rows[-1].startswith("loss of all levels ")
+    assert sum(row.startswith("loss of all levels ") for row in rows) == 1
 
 
 @pytest.mark.slow
@@ -562,8 +570,10 @@ def test_two_ranks_evaluate_what_one_does(run, tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads((copy / "evaluation" / "test.json").read_text())
     assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-4)
-    assert found["windows"]["start"] == expected["windows"]["start"]
-    assert found["windows"]["targets"] == expected["windows"]["targets"]
+    first, second = (read_predictions(folder / "evaluation" / "test.parquet") for folder in (run, copy))
+    assert first.keys == second.keys
+    assert first.starts.tolist() == second.starts.tolist()
+    assert first.targets.tolist() == second.targets.tolist()
 
 
 def test_a_head_on_features_has_levels_too(tmp_path):

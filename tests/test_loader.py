@@ -468,7 +468,7 @@ def test_ranks_killed_in_mid_epoch_go_on_with_another_number(shards, dataset, tm
     first = delivered(tmp_path, 1)
     assert 0 < sum(first.values()) < len(dataset)
     for rank in launch(tmp_path, shards, after, 2, stop=-1):
-        assert rank.wait(timeout=90) == 0
+        assert rank.wait(timeout=280) == 0
     videos, starts = dataset.addresses()
     keys = [dataset.index.keys[video] for video in videos]
     assert first + delivered(tmp_path, 2) == Counter(zip(keys, starts.tolist(), strict=True))

@@ -7,10 +7,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    f1_score,
+    precision_recall_fscore_support,
+    recall_score,
+    top_k_accuracy_score,
+)
 
 from wildstream.training.losses import clip_losses, probabilities
-from wildstream.training.metrics import average_precisions, compute_metrics
+from wildstream.training.metrics import average_precisions, class_figures, compute_metrics
 
 
 @st.composite
@@ -85,6 +92,32 @@ def test_single_label_figures_are_those_of_scikit_learn(windows, classes, seed):
     assert figures["mAP"] == pytest.approx(np.nanmean(expected_precisions(probabilities, targets)), rel=1e-5)
 
 
+def assert_of_scikit_learn(figures, targets, predicted):
+    """Precision, recall and F1 of each class."""
+    expected = precision_recall_fscore_support(
+        targets, predicted, labels=range(targets.shape[1]) if targets.shape[1] > 1 else [1], zero_division=np.nan
+    )
+    for name, values in zip(("precision", "recall", "f1"), expected, strict=False):
+        np.testing.assert_allclose(figures[name], values, rtol=1e-12, err_msg=name)
+
+
+@settings(max_examples=100, deadline=None)
+@given(predictions(), st.sampled_from(["multi_label", "single_label"]))
+def test_figures_of_each_class_are_those_of_scikit_learn(case, task):
+    probabilities, targets = case
+    if task == "single_label":
+        targets = np.eye(targets.shape[1], dtype=np.bool_)[targets.argmax(axis=1)]
+        predicted = np.eye(targets.shape[1], dtype=np.bool_)[probabilities.argmax(axis=1)]
+    else:
+        predicted = probabilities > 0.5
+    figures = class_figures(probabilities, targets, task=task)
+    assert_of_scikit_learn(figures, targets, predicted)
+    np.testing.assert_allclose(figures["average_precision"], expected_precisions(probabilities, targets), rtol=1e-5)
+    macro = compute_metrics(probabilities, targets, task=task)["f1_macro"]
+    defined = figures["f1"][~np.isnan(figures["f1"])]
+    assert (defined.mean() if len(defined) else math.nan) == pytest.approx(macro, nan_ok=True)
+
+
 def test_constant_predictions_reach_chance():
     targets = np.random.default_rng(0).random((200, 3)) < [0.1, 0.5, 0.0]
     figures = compute_metrics(np.full((200, 3), 0.3, np.float32), targets, task="multi_label")
@@ -95,7 +128,8 @@ def test_constant_predictions_reach_chance():
 def test_no_window_leaves_every_figure_undefined(task):
     figures = compute_metrics(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.bool_), task=task)
     assert all(math.isnan(value) for value in figures.values())
-    assert np.isnan(average_precisions(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.bool_))).all()
+    of_classes = class_figures(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.bool_), task=task)
+    assert all(np.isnan(values).all() and values.shape == (3,) for values in of_classes.values())
 
 
 def test_losses_and_probabilities_are_float32_and_of_the_task():

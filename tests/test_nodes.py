@@ -47,7 +47,7 @@ def launch(node, address, port, overrides, prefix=(), **environment):
 def wait(nodes):
     """Let both end; what they printed."""
     try:
-        said = [node.communicate(timeout=100)[0] for node in nodes]
+        said = [node.communicate(timeout=280)[0] for node in nodes]
     finally:
         for node in nodes:
             if node.poll() is None:  # the launcher, and what it launched

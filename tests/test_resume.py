@@ -196,7 +196,7 @@ def test_a_signal_while_it_starts_ends_it_after_its_first_step(shards, tmp_path)
         status = Path(f"/proc/{process.pid}/status").read_text()
         caught = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=110)
+    _, errors = process.communicate(timeout=280)
     assert process.returncode == 75, errors
     assert "stopped by SIGTERM in epoch 1 after batch 1" in errors
 

@@ -111,7 +111,7 @@ def run_python(*arguments: object, cwd: Path = ROOT, **environment: str) -> subp
     """Run Python in a process of its own; stdout and stderr as text."""
     settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=cwd, env=settings, capture_output=True, text=True, timeout=110
+        [sys.executable, *map(str, arguments)], cwd=cwd, env=settings, capture_output=True, text=True, timeout=280
     )
 
 

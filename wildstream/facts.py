@@ -9,9 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 NO_PTS = -(1 << 63)
 """The pts of a frame whose container does not say when it is shown: the least int64, as in FFmpeg."""
+USUAL_FPS = 25
+"""Frames per second of a video of which no two frames tell."""
 
 
 def _no_runs() -> Ints:
@@ -71,3 +74,28 @@ class VideoFacts(FrameTable):
         timed = self.pts[self.pts != NO_PTS].tolist()
         span = (timed[-1] - timed[0]) * self.time_base if timed else 0
         return float((len(timed) - 1) / span) if span > 0 else 0.0
+
+
+def frame_seconds(pts: Ints, time_base: Fraction) -> Floats:
+    """When each frame is shown, in seconds as the container has them, (num_frames,); NaN where it does not say."""
+    seconds = pts.astype(np.float64) * time_base.numerator / time_base.denominator
+    return np.where(pts == NO_PTS, np.nan, seconds)
+
+
+def borders_of(seconds: Floats) -> Floats:
+    """When each frame begins, and at last when the video ends, in seconds since the first frame: (num_frames + 1,).
+
+    The last frame is taken to be shown for the median of the others' durations. A frame whose container does not say
+    when it is shown, or says that it is not after the one before, is taken to follow that one by as much.
+    """
+    steps = np.diff(seconds)
+    steps = steps[steps > 0]  # which NaN is not
+    usual = float(np.median(steps)) if len(steps) else 1 / USUAL_FPS
+    borders = np.append(seconds - (0.0 if np.isnan(seconds[0]) else seconds[0]), np.nan)
+    borders[0] = 0.0
+    for place in np.flatnonzero(~(np.diff(borders) > 0)) + 1:  # at least the last
+        ahead = place
+        while ahead < len(borders) and not borders[ahead] > borders[ahead - 1]:
+            borders[ahead] = borders[ahead - 1] + usual
+            ahead += 1
+    return borders

@@ -122,6 +122,11 @@ def examine(data: bytes, read: ReadLabels, *, counts_frames: bool) -> tuple[Vide
         SampleError: They cannot be had, or do not fit each other.
     """
     video = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+    return examine_video(video, read, counts_frames=counts_frames)
+
+
+def examine_video(video: Tensor, read: ReadLabels, *, counts_frames: bool) -> tuple[VideoFacts, LabelTrack]:
+    """`examine`, of a file as (num_bytes,) uint8, CPU, which may be mapped from disk."""
     facts = _usable(probe(video))
     if not counts_frames:
         facts = _with_silent_losses(video, facts)
@@ -176,7 +181,9 @@ def _read_labels(read: ReadLabels, facts: VideoFacts) -> LabelTrack:
         raise type(error)(f"{error} (its container promises {facts.claimed_frames} frames)") from error
 
 
-def make_row(data: bytes, facts: VideoFacts, *, key: str, extension: str, ctime: float, source: str) -> dict[str, Any]:
+def make_row(
+    data: bytes | memoryview, facts: VideoFacts, *, key: str, extension: str, ctime: float, source: str
+) -> dict[str, Any]:
     """The columns of a video that hold one value, but for shard and offset; they go into its json member too."""
     return {
         "key": key,

@@ -2,7 +2,8 @@
 
 checkpoint/
   model.safetensors   the weights; tensors, never code
-  manifest.json       configuration, categories, task, style, size, index fingerprint, figures, versions, commit
+  manifest.json       configuration, categories, hierarchy, task, style, size, index fingerprint, figures, thresholds,
+                      versions, commit
   state.pt            of the last one: what training needs to go on (training/state.py); read without running code
 """
 
@@ -18,16 +19,17 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from wildstream.config.model import ModelConfig
 from wildstream.config.train import TrainConfig
 from wildstream.errors import ShardError
 from wildstream.models.classifier import FeatureClassifier, ModelBuilder, VideoClassifier
-from wildstream.models.heads import AGGREGATORS, CLASSIFIERS, POOLINGS
+from wildstream.models.heads import AGGREGATORS, POOLINGS
+from wildstream.models.hierarchy import Hierarchy, make_classifier
 from wildstream.models.lora import LoraOptions
 from wildstream.shards.feature_info import FeatureInfo
 from wildstream.shards.formats import Task
@@ -49,7 +51,9 @@ class Manifest(BaseModel):
     config: TrainConfig
     """The options of the run."""
     categories: list[str]
-    """Class names, in order of class number."""
+    """Class names of the data, in order of class number."""
+    hierarchy: Hierarchy | None = None
+    """Levels of classes that the model gives scores of, side by side, rare classes merged; None: of the categories."""
     task: Task
     """What the labels mean."""
     style: dict[str, Any]
@@ -58,16 +62,27 @@ class Manifest(BaseModel):
     """Height and width in pixels of the frames that the model was trained on."""
     fingerprint: str
     """Of the index that it was trained on."""
+    val_fingerprint: str | None = None
+    """Of the index that `metrics` are of."""
     features: FeatureInfo | None = None
     """The features that it takes; None where it takes frames."""
     epoch: int
     """Epochs that were finished."""
     metrics: dict[str, float | None]
     """Validation figures; null where one is not defined."""
+    thresholds: dict[str, float] | None = None
+    """For multi_label, of each category (of a hierarchy, of each class of its first level) the probability above which
+    F1 on the validation set is highest."""
     commit: str | None
     """Git commit of the program, where it runs from a checkout."""
     versions: dict[str, str]
     """Of the program and what it stands on."""
+
+    @model_validator(mode="after")
+    def _check_hierarchy(self) -> Manifest:
+        if self.hierarchy is not None and list(self.hierarchy.categories) != self.categories:
+            raise ValueError("the hierarchy is of other categories")
+        return self
 
     @property
     def sliding_style(self) -> SlidingStyle:
@@ -76,13 +91,17 @@ class Manifest(BaseModel):
 
 
 def build_model(
-    config: ModelConfig, *, num_classes: int, features: FeatureInfo | None = None
+    config: ModelConfig,
+    *,
+    num_classes: int,
+    features: FeatureInfo | None = None,
+    hierarchy: Hierarchy | None = None,
 ) -> VideoClassifier | FeatureClassifier:
     """The model that a configuration describes; its head alone where it takes features."""
     if features is not None:
         return FeatureClassifier(
             POOLINGS[config.pooling](features.dim),
-            CLASSIFIERS[config.classifier](features.dim, num_classes),
+            make_classifier(config.classifier, features.dim, num_classes, hierarchy),
             AGGREGATORS[config.aggregator](features.dim),
             members=features.members,
         )
@@ -92,6 +111,7 @@ def build_model(
         .set_pooling(config.pooling)
         .set_classifier(config.classifier, output_dim=num_classes)
         .set_aggregator(config.aggregator)
+        .set_hierarchy(hierarchy)
         .set_frozen(config.frozen)
         .set_lora(LoraOptions(**config.lora.model_dump()) if config.lora else None)
         .build()
@@ -138,23 +158,38 @@ def load_checkpoint(folder: Path) -> tuple[VideoClassifier | FeatureClassifier, 
     Raises:
         ShardError: The folder holds no checkpoint, or a damaged one.
     """
+    state, manifest = read_checkpoint(folder)
+    # Pretrained weights would be overwritten anyway, and may be out of reach where the checkpoint is used.
+    options = manifest.config.model.model_copy(update={"weights": None})
+    num_classes = len(manifest.categories)
+    model = build_model(options, num_classes=num_classes, features=manifest.features, hierarchy=manifest.hierarchy)
     try:
-        manifest = _read_manifest(folder / MANIFEST_NAME)
-        # Pretrained weights would be overwritten anyway, and may be out of reach where the checkpoint is used.
-        options = manifest.config.model.model_copy(update={"weights": None})
-        model = build_model(options, num_classes=len(manifest.categories), features=manifest.features)
-        model.load_state_dict(load_file(folder / WEIGHTS_NAME))
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise _damaged(folder, error) from error
+    return model, manifest
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Manifest]:
+    """The weights of a checkpoint by name, on the CPU, and what they are; raises as `load_checkpoint` does."""
+    try:
+        manifest = read_manifest(folder / MANIFEST_NAME)
+        return load_file(folder / WEIGHTS_NAME), manifest
     except FileNotFoundError as error:
         lacking = Path(str(error.filename or folder / WEIGHTS_NAME)).name
         raise ShardError(
             f"{folder} is not a checkpoint: {lacking} is missing. Give the run folder that train.py printed."
         ) from error
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ShardError(
-            f"{folder / WEIGHTS_NAME} does not fit {MANIFEST_NAME}, or is damaged: {str(error).splitlines()[0]}. "
-            "Copy the checkpoint again, or take the other one."
-        ) from error
-    return model, manifest
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> ShardError:
+    """What to say of weights that cannot be read or used."""
+    return ShardError(
+        f"{folder / WEIGHTS_NAME} does not fit {MANIFEST_NAME}, or is damaged: {str(error).splitlines()[0]}. "
+        "Copy the checkpoint again, or take the other one."
+    )
 
 
 def load_training_state(folder: Path) -> tuple[dict[str, Any], Manifest]:
@@ -162,7 +197,7 @@ def load_training_state(folder: Path) -> tuple[dict[str, Any], Manifest]:
     path = folder / STATE_NAME
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return state, _read_manifest(folder / MANIFEST_NAME)
+        return state, read_manifest(folder / MANIFEST_NAME)
     except FileNotFoundError as error:
         raise ShardError(
             f"{folder} has no {Path(str(error.filename)).name}, so its training cannot go on. "
@@ -174,7 +209,7 @@ def load_training_state(folder: Path) -> tuple[dict[str, Any], Manifest]:
         ) from error
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
     """Read manifest.json; ShardError where it is damaged or of another version."""
     text = path.read_bytes()
     try:

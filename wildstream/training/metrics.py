@@ -3,8 +3,8 @@
 Average precision of a class is the area under its precision–recall curve as a step function,
 AP = Σ (R_n − R_{n−1}) P_n (torchmetrics, as in scikit-learn). mAP is its mean over the classes that occur; constant
 predictions reach the mean positive rate of these classes, `mAP_chance`. `mAP_micro` is the average precision of all
-decisions together. F1 is 2 TP / (2 TP + FP + FN); its macro
-average is over the classes that occur or are predicted (scikit-learn's with zero_division=nan).
+decisions together. Precision is TP / (TP + FP), recall TP / (TP + FN), F1 2 TP / (2 TP + FP + FN): scikit-learn's with
+zero_division=nan. The macro average of F1 is over the classes that occur or are predicted.
 """
 
 from __future__ import annotations
@@ -49,10 +49,47 @@ def compute_metrics(
         "mAP_micro": float(flat[0]),
         "mAP_chance": float(np.mean(targets.mean(axis=0)[occurs])) if occurs.any() else math.nan,
     }
+    figures |= _f1_scores(decide(probabilities, task), targets)
+    return figures if task == "multi_label" else figures | _top_figures(probabilities, targets)
+
+
+def class_figures(
+    probabilities: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_], *, task: Task
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Figures of each class by itself.
+
+    Args:
+        probabilities: (num_windows, num_classes) within [0, 1].
+        targets: (num_windows, num_classes).
+        task: multi_label: a class is predicted where its probability is above 0.5; single_label: where it is highest.
+
+    Returns:
+        average_precision, precision, recall and f1, (num_classes,) each. NaN: average precision and recall of a class
+        that does not occur, precision of one that is not predicted, F1 of one that is neither.
+    """
+    predicted = decide(probabilities, task)
+    hits, found, there = (truth.sum(axis=0) for truth in (predicted & targets, predicted, targets))
+    return {
+        "average_precision": average_precisions(probabilities, targets),
+        "precision": share(hits, found),
+        "recall": share(hits, there),
+        "f1": share(2 * hits, found + there),
+    }
+
+
+def decide(probabilities: npt.NDArray[np.float32], task: Task) -> npt.NDArray[np.bool_]:
+    """Which classes count as predicted, (num_windows, num_classes)."""
     if task == "multi_label":
-        return figures | _f1_scores(probabilities > THRESHOLD, targets)
-    chosen = np.eye(targets.shape[1], dtype=np.bool_)[probabilities.argmax(axis=1)]
-    return figures | _f1_scores(chosen, targets) | _top_figures(probabilities, targets)
+        return probabilities > THRESHOLD
+    chosen: npt.NDArray[np.bool_] = np.eye(probabilities.shape[1], dtype=np.bool_)[probabilities.argmax(axis=1)]
+    return chosen
+
+
+def share(part: npt.NDArray[np.number], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """A part of each whole as a share, elementwise; NaN where there is no whole."""
+    shares = np.full(whole.shape, math.nan)
+    np.divide(part, whole, out=shares, where=whole > 0)
+    return shares
 
 
 def _top_figures(probabilities: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_]) -> dict[str, float]:
@@ -78,6 +115,36 @@ def _f1_scores(predicted: npt.NDArray[np.bool_], targets: npt.NDArray[np.bool_])
     if not counts.any():
         return {"f1_macro": math.nan, "f1_micro": math.nan}
     return {"f1_macro": float(np.mean(hits[counts] / total[counts])), "f1_micro": float(hits.sum() / total.sum())}
+
+
+def best_thresholds(probabilities: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """The threshold of each class above which its F1 is highest, found among all that there are.
+
+    Only thresholds between neighbouring scores differ in what they predict: of each such gap the middle is taken. Where
+    several gaps give the same F1, it is the highest of them, which claims least.
+
+    Args:
+        probabilities: (num_windows, num_classes) within [0, 1].
+        targets: (num_windows, num_classes).
+
+    Returns:
+        (num_classes,) within [0, 1); 0.5 for a class that does not occur, or whose every occurrence has probability 0.
+    """
+    found = [_best_threshold(*column) for column in zip(probabilities.T, targets.T, strict=True)]
+    return np.asarray(found, np.float64)
+
+
+def _best_threshold(scores: npt.NDArray[np.float32], truth: npt.NDArray[np.bool_]) -> float:
+    """The threshold of one class, by its scores and targets, (num_windows,)."""
+    values, group = np.unique(scores.astype(np.float64), return_inverse=True)
+    hits = np.bincount(group[truth], minlength=len(values))[::-1].cumsum()  # of the highest score, the two highest, …
+    claims = np.bincount(group, minlength=len(values))[::-1].cumsum()
+    borders = (values + np.concatenate([[0.0], values[:-1]]))[::-1] / 2  # below each of these scores
+    reachable = values[::-1] > 0  # a probability of 0 is above no threshold
+    if not hits[reachable].any():
+        return THRESHOLD
+    f1 = np.where(reachable, 2 * hits / (claims + truth.sum()), -1.0)
+    return float(borders[f1.argmax()])
 
 
 def average_precisions(

@@ -155,9 +155,7 @@ def predict(
     )
 
 
-def _mean_losses(
-    losses: npt.NDArray[np.float32], hierarchy: Hierarchy | None
-) -> tuple[float, tuple[float, ...]]:
+def _mean_losses(losses: npt.NDArray[np.float32], hierarchy: Hierarchy | None) -> tuple[float, tuple[float, ...]]:
     """The loss of a set, and of a hierarchy each level's, by those of its windows, (num_windows, num_levels)."""
     means = [float(column.mean()) if len(column) else math.nan for column in losses.T]
     weights = [level.weight for level in hierarchy.levels] if hierarchy else [1.0]

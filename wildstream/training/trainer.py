@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,11 +30,13 @@ from wildstream.samples import Batch
 from wildstream.shards.formats import Task
 from wildstream.stream.ledger import Ledger, add_up
 from wildstream.stream.loader import Loader
+from wildstream.training.augmentation import Augment
 from wildstream.training.checkpoints import Manifest, load_training_state, save_checkpoint
 from wildstream.training.interruption import Interruption
-from wildstream.training.losses import Criterion
-from wildstream.training.metrics import compute_metrics
-from wildstream.training.predict import Predictions, predict, total_ledger
+from wildstream.training.kept import forget_after, keep, score
+from wildstream.training.losses import Criterion, LevelsCriterion
+from wildstream.training.metrics import best_thresholds
+from wildstream.training.predict import Predictions, figures_of, predict, total_ledger
 from wildstream.training.progress import Progress, seed_batch
 
 HISTORY_NAME = "history.jsonl"
@@ -50,7 +52,7 @@ class Trainer:
     """Device, precision, processes and trackers."""
     model: nn.Module
     """As prepared by the accelerator."""
-    criterion: Criterion
+    criterion: Criterion | LevelsCriterion
     """What is minimised."""
     optimizer: Optimizer
     """As prepared by the accelerator."""
@@ -70,6 +72,8 @@ class Trainer:
     """What of the backbone learns in which epoch; None leaves it as it is."""
     average: AveragedModel | None = None
     """Moving average of the weights, which is then what is validated and kept."""
+    augment: Augment | None = None
+    """Changes training batches at random; None leaves them as they are."""
     interruption: Interruption = field(default_factory=Interruption)
     """Says whether to stop."""
     progress: Progress = field(default_factory=Progress, init=False)
@@ -84,15 +88,15 @@ class Trainer:
             ledger = self._add_up(self.train_loader, progress.ledger)
             predictions = self.validate()
             self._add_up(self.val_loader)
-            figures = {"loss": predictions.loss} | compute_metrics(
-                predictions.probabilities, predictions.targets, task=self.task
-            )
+            figures = figures_of(predictions, task=self.task, hierarchy=self.manifest.hierarchy)
+            self.manifest = self.manifest.model_copy(update={"thresholds": tune_thresholds(predictions, self.manifest)})
             self._end_epoch(train_figures | {name: float(count) for name, count in ledger.as_dict().items()}, figures)
 
     def validate(self) -> Predictions:
         """Predict the validation set."""
         batches = self._bar(self.val_loader, "validate", len(self.val_loader))
-        return predict(self.average or self.model, batches, task=self.task, accelerator=self.accelerator)
+        model, hierarchy = self.average or self.model, self.manifest.hierarchy
+        return predict(model, batches, task=self.task, accelerator=self.accelerator, hierarchy=hierarchy)
 
     def resume(self) -> None:
         """Go on where the run was left; ShardError or ConfigError where that cannot be."""
@@ -112,9 +116,11 @@ class Trainer:
         self.train_loader.load_state_dict(state["loader"])
         self.progress = Progress.from_dict(state["progress"])
         self.progress.batches = state["loader"]["position"] // self._windows_per_batch
-        self.manifest = self.manifest.model_copy(update={"epoch": manifest.epoch, "metrics": manifest.metrics})
+        known = {name: getattr(manifest, name) for name in ("epoch", "metrics", "thresholds")}
+        self.manifest = self.manifest.model_copy(update=known)
         if self.accelerator.is_main_process:
             _cut_history(self.run / HISTORY_NAME, self.progress.epoch)
+            forget_after(self.run, self.progress.epoch)
             left = self.progress.epoch < self.config.epochs and not self._is_stale()
             tqdm.write(
                 f"goes on with epoch {self.progress.epoch + 1}, batch {self.progress.batches + 1}"
@@ -143,9 +149,9 @@ class Trainer:
         return self.config.patience is not None and self.progress.stale >= self.config.patience
 
     def _add_up(self, loader: Loader, before: Ledger | None = None) -> Ledger:
-        """The ledger of all ranks; an error where it does not add up, and a message where windows were skipped."""
+        """The ledger of all ranks; an error where it does not add up, told at first and where windows were skipped."""
         ledger = add_up([total_ledger(loader.ledger), *([before] if before else [])])
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process and (ledger.skipped or self.progress.epoch == 0):
             tqdm.write(f"{loader.index.info.split}: {ledger}" + (f"\n{ledger.reasons()}" if ledger.skipped else ""))
         return ledger
 
@@ -189,7 +195,16 @@ class Trainer:
             "lr": float(self.schedule.get_last_lr()[-1]),
             "windows_per_second": progress.clips / max(1e-9, progress.seconds),
             "waiting_for_data": progress.waiting / max(1e-9, progress.seconds),
+            **self._gpu_memory(),
         }
+
+    def _gpu_memory(self) -> dict[str, float]:
+        """The most bytes that tensors took on this process's GPU since the last call; nothing without one."""
+        if self.accelerator.device.type != "cuda":
+            return {}
+        peak = torch.cuda.max_memory_allocated(self.accelerator.device)
+        torch.cuda.reset_peak_memory_stats(self.accelerator.device)
+        return {"gpu_memory_bytes": float(peak)}
 
     def _learn(self, batch: Batch, *, sync: bool) -> tuple[float, int, bool, bool]:
         """Add the gradients of one batch, padding left out.
@@ -203,6 +218,8 @@ class Trainer:
             whether a signal told to stop.
         """
         moved = batch.to(self.accelerator.device)
+        if self.augment is not None:
+            moved = self.augment(moved)
         with nullcontext() if sync else self.accelerator.no_sync(self.model):
             with self.accelerator.autocast():
                 scores = self.model(moved.inputs)
@@ -250,11 +267,11 @@ class Trainer:
     def _end_epoch(self, train_figures: dict[str, float], figures: dict[str, float]) -> None:
         """Write down one epoch: history, trackers, checkpoints."""
         progress, seconds = self.progress, self.progress.seconds
-        value = -figures["loss"] if self.config.monitor == "loss" else figures[self.config.monitor]
+        value = score(figures, self.config.monitor)
         is_better = value > progress.best or not (self.run / "best").exists()
         self.accelerator.wait_for_everyone()  # nobody looks for the best one after it was written
         if is_better:
-            progress.best, progress.stale = value if math.isfinite(value) else -math.inf, 0
+            progress.best, progress.stale = value, 0
         else:
             progress.stale += 1
         if isinstance(self.schedule, ReduceLROnPlateau):
@@ -267,10 +284,11 @@ class Trainer:
             with (self.run / HISTORY_NAME).open("a", encoding="utf-8") as history:
                 history.write(json.dumps(line, allow_nan=False) + "\n")
             train_flat = {f"train/{name}": value for name, value in train_figures.items()}
-            val_flat = {f"val/{name}": value for name, value in figures.items()}
+            val_flat = {f"val/{name}": value for name, value in defined.items() if value is not None}
             self.accelerator.log(train_flat | val_flat, step=progress.epoch)
             if is_better:
                 save_checkpoint(self.run / "best", self._kept(), manifest)
+            keep(self.run, self._kept(), manifest, count=self.config.keep, monitor=self.config.monitor)
             tqdm.write(_summary(progress.epoch, train_figures, figures, seconds, is_better))
         self._save(manifest, ledger=Ledger(0))
         if progress.epoch < self.config.epochs and not self._is_stale():
@@ -308,6 +326,18 @@ class Trainer:
         return tqdm(batches, desc=name, total=total, unit="batch", disable=hidden, leave=False)
 
 
+def tune_thresholds(predictions: Predictions, manifest: Manifest) -> dict[str, float] | None:
+    """What `Manifest.thresholds` is by predictions of the validation set; None for single_label."""
+    if manifest.task != "multi_label":
+        return None
+    names: Sequence[str] = manifest.categories
+    if (hierarchy := manifest.hierarchy) is not None:
+        first = hierarchy.levels[0]
+        names, predictions = first.classes, predictions.by_level(hierarchy)[first.name]
+    thresholds = best_thresholds(predictions.probabilities, predictions.targets)
+    return dict(zip(names, thresholds.tolist(), strict=True))
+
+
 def _cut_history(path: Path, epochs: int) -> None:
     """Leave out epochs that are going to be run again: the process was killed before their checkpoint was written."""
     if path.exists():
@@ -325,7 +355,9 @@ def _blame(mean: float, batch: Batch, losses: Tensor) -> str:
 
 def _summary(epoch: int, train: dict[str, float], val: dict[str, float], seconds: float, is_best: bool) -> str:
     """One line about one epoch, for people."""
-    shown = {name: f"{name} {val[name]:.3f}" for name in ("loss", "mAP", "f1_macro", "top1") if name in val}
+    of_levels = [name for name in val if name.endswith("/mAP")][1:]  # the first level's is mAP itself
+    names = [name for name in ("loss", "mAP", "f1_macro", "top1") if name in val] + of_levels
+    shown = {name: f"{name} {val[name]:.3f}" for name in names}
     shown["mAP"] += f" (chance {val['mAP_chance']:.3f})"
     figures = "  ".join(shown.values())
     return (

@@ -212,11 +212,11 @@ def read_rows(path: Path, *, categories: Sequence[str]) -> npt.NDArray[np.bool_]
         LabelError: Another number of columns, or another value; the message has the line.
     """
     lines = _text_lines(path)
-    width = len(categories)
+    width, known = len(categories), f"{len(categories)} categories: {', '.join(categories)}"
     for number, line in enumerate(lines, start=1):
         cells = line.split("\t")
         if len(cells) != width:
-            raise LabelError(f"{path.name}, line {number}: {len(cells)} columns, but there are {width} categories")
+            raise LabelError(f"{path.name}, line {number}: {len(cells)} columns, but there are {known}")
         for cell in cells:
             if cell not in ("0", "1"):
                 raise LabelError(f"{path.name}, line {number}: {cell!r:.40} is neither 0 nor 1")

@@ -19,8 +19,8 @@ setup: .venv/.setup-done  ## build .venv with everything at its locked version; 
 demo: setup  ## make a small data set, pack it, train on it, show the result in demo/
 	@$(python) -m wildstream.cli demo --out demo
 
-test: setup  ## run all tests
-	@$(python) -m pytest
+test: setup  ## run all tests, a file at a time on each of two processes
+	@$(python) -m pytest --numprocesses 2 --dist loadfile
 
 test-big: setup  ## run the tests of large backbones, which the others leave out: minutes
 	@$(python) -m pytest -m big

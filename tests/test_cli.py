@@ -71,7 +71,7 @@ def test_the_version(capsys):
         (["pack", "a", "b", "--format", "frames", "--shard-bytes", "5X"], "'5X' is not a size. Write 512MiB"),
         (["pack", "a", "b", "--format", "frames", "--workers", "0"], "'0' must be a whole number of at least 1"),
         (["evaluate", "a", "--batch-size", "-1"], "'-1' must be a whole number of at least 1"),
-        (["evaluate", "a", "--checkpoint", "first"], "invalid choice: 'first'"),
+        (["evaluate", "a", "--checkpoint", "first"], "checkpoint='first' is not known. Take one of best, last"),
         (["evaluate", "a", "--bogus"], "unrecognized arguments: --bogus"),
     ],
 )
@@ -127,6 +127,18 @@ def test_refused_videos_are_named_and_the_exit_code_is_3(source, tmp_path, capsy
     assert [entry["path"] for entry in report["refused"]] == ["test/v0/v0.mp4"]
 
 
+def test_of_many_refused_videos_the_first_are_printed_and_all_are_in_the_report(source, tmp_path, capsys):
+    bad = shutil.copytree(source, tmp_path / "source")
+    for number in range(25):
+        (bad / "test" / f"x{number:02d}.tsv").write_text("0\t0\t0\n")
+    assert main(["pack", str(bad), str(tmp_path / "shards"), "--format", "frames"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    unused = [line for line in said if line.startswith("unused")]
+    assert len(unused) == 21
+    assert unused[-1] == f"unused   … and 5 more, see {tmp_path / 'shards' / 'pack-report.json'}"
+    assert len(json.loads((tmp_path / "shards" / "pack-report.json").read_text())["unused"]) == 25
+
+
 def test_a_video_can_fail_the_packing(source, tmp_path, capsys):
     bad = shutil.copytree(source, tmp_path / "source")
     (bad / "test" / "v0" / "v0.mp4").write_bytes(b"no video")
@@ -168,9 +180,9 @@ def test_evaluating_prints_the_table_from_any_folder(run, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", "moved", "--checkpoint", "last", "--batch-size", "3"]) == 0
     out = capsys.readouterr().out
-    assert "average precision" in out
-    assert "report: moved/evaluation/test.json" in out
-    assert (moved / "evaluation" / "test.json").is_file()
+    assert "precision  recall" in out
+    assert "report: moved/evaluation/test-last.json   predictions: test-last.parquet" in out
+    assert (moved / "evaluation" / "test-last.json").is_file()
 
 
 @pytest.mark.parametrize(

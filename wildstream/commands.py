@@ -19,13 +19,13 @@ EXIT_CODES = """exit status:
   0  all is well
   1  failed; a message says why
   2  unknown or malformed options
-  3  some videos were refused, the rest is packed or indexed; pack-report.json or index-report.json says why"""
+  3  some videos were refused, the rest is done; pack-report.json, index-report.json or events.json says why"""
 
 REFUSED = 3
-
-
 INTERRUPTED = 75
 """Exit status of a training that was told to stop and can go on: EX_TEMPFAIL of sysexits.h, "try again later"."""
+SHOWN = 20
+"""Lines of a kind that are printed; all are in the report."""
 
 
 def run_safely(command: Callable[[], int]) -> int:
@@ -106,8 +106,11 @@ def run_pack(options: argparse.Namespace) -> int:
         print(f"shorter  {shortened.path}: {shortened.reason}")
     for damaged in report.damaged:
         print(f"damaged  {damaged.path}: {damaged.reason}")
-    for refusal in (*report.refused, *report.unused):
-        print(f"{'refused' if refusal in report.refused else 'unused '}  {refusal.path}: {refusal.reason}")
+    for word, refusals in (("refused", report.refused), ("unused ", report.unused)):
+        for refusal in refusals[:SHOWN]:
+            print(f"{word}  {refusal.path}: {refusal.reason}")
+        if len(refusals) > SHOWN:
+            print(f"{word}  … and {len(refusals) - SHOWN:,} more, see {redact(join(options.out, REPORT_NAME))}")
     if not any(report.packed.values()):
         print("nothing was packed; is this the layout that --format says?", file=sys.stderr)
         return 1

@@ -542,7 +542,7 @@ def test_the_report_holds_what_every_level_says(run):
 def test_the_table_has_a_part_for_each_level(run):
     rows = render(evaluate(run, progress=False)).splitlines()
     heads = [number for number, row in enumerate(rows) if "windows" in row.split()]
-    assert [rows[number].split()[0] for number in heads] == ["what", "sight"]
+    assert [rows[number].split()[0] for number in heads] == ["what", "sight", "means"]  # and means of groups
     assert [row.split()[0] for row in rows[heads[1] + 2 : heads[1] + 4]] == ["seen", "unseen"]
     assert sum(row.startswith("loss ") for row in rows) == 3
     assert sum(row.startswith("loss of all levels ") for row in rows) == 1

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from wildstream.config.compose import compose_config
 from wildstream.config.train import TrainConfig
-from wildstream.evaluation import Evaluation, evaluate, render
+from wildstream.evaluation.evaluate import Evaluation, evaluate, render
 from wildstream.fishtank import make_fishtank
 from wildstream.shards.pack import pack
 from wildstream.training.run import train
@@ -40,12 +40,13 @@ def run_demo(out: Path, *, say: Callable[[str], None]) -> Evaluation:
     say(f"3/4  accelerate launch train.py data.path={shards} {' '.join(OVERRIDES)} trainer.out={run}")
     train(config)
     say(f"4/4  wildstream evaluate {run} --split test")
-    evaluation = evaluate(run, split="test")
+    evaluation = evaluate(run, split="test", html=True)
     say(f"\nVideos that the model has never seen ({evaluation.split}):\n\n{render(evaluation)}")
     say(
         f"\nThe checkpoint is that after epoch {evaluation.epoch}, the best on the validation videos."
         f"\nMean average precision {evaluation.metrics['mAP']:.3f}; chance is {evaluation.metrics['mAP_chance']:.3f}."
         f"\nReport: {evaluation.report}"
+        f"\nTo look at: {evaluation.page}"
     )
     return evaluation
 

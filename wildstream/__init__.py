@@ -7,6 +7,8 @@
     DatasetBuilder(path=..., style=...).build() all windows of a split; `.loader(...)` gives batches
     ModelBuilder().set_backbone(...)...build()  a model for them
     train(config), evaluate(run)                what train.py and `wildstream evaluate` do
+    predict_videos(run, "new_videos", "out")    what happens when in videos without labels
+    export_model(run, "model.onnx")             a file that runs without this program; `load_exported` runs it
 
 The stages of the stream (`ParseSamples`, `Decode`, `Windows`, `BufferShuffle`, `Batches`) work in anybody's
 `webdataset.WebDataset(...).compose(...)`, which then opens s3://, gs://, az:// and https:// too. Names are imported
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from wildstream.config.train import TrainConfig
     from wildstream.errors import (
         ConfigError,
+        ExportError,
         FFmpegError,
         FormatError,
         LabelError,
@@ -35,9 +38,13 @@ if TYPE_CHECKING:
         VideoError,
         WildStreamError,
     )
-    from wildstream.evaluation import Evaluation, evaluate
+    from wildstream.evaluation.describe import Analyses
+    from wildstream.evaluation.evaluate import Evaluation, evaluate
+    from wildstream.evaluation.predictions_file import read_predictions
+    from wildstream.export import ExportedModel, ExportReport, export_model, load_exported
     from wildstream.features.wildfins import ImportReport, import_features
     from wildstream.models.classifier import ModelBuilder, VideoClassifier
+    from wildstream.prediction.predict import PredictionReport, predict_videos
     from wildstream.samples import Batch, Clip
     from wildstream.shards.adopt import IndexReport, index_shards
     from wildstream.shards.index import Index, open_index
@@ -53,6 +60,7 @@ if TYPE_CHECKING:
     from wildstream.stream.plain import open_shards
     from wildstream.stream.segments import ParseSamples
     from wildstream.stream.shuffle import BufferShuffle, Windows
+    from wildstream.stream.temporal import TemporalSampler
     from wildstream.stream.transforms import Resize
     from wildstream.stream.windows import SlidingStyle, get_style, style_names
     from wildstream.training.run import train
@@ -64,6 +72,7 @@ _PLACES = {
     "wildstream.config.train": ("TrainConfig",),
     "wildstream.errors": (
         "ConfigError",
+        "ExportError",
         "FFmpegError",
         "FormatError",
         "LabelError",
@@ -73,9 +82,13 @@ _PLACES = {
         "VideoError",
         "WildStreamError",
     ),
-    "wildstream.evaluation": ("Evaluation", "evaluate"),
+    "wildstream.evaluation.describe": ("Analyses",),
+    "wildstream.evaluation.evaluate": ("Evaluation", "evaluate"),
+    "wildstream.evaluation.predictions_file": ("read_predictions",),
+    "wildstream.export": ("ExportReport", "ExportedModel", "export_model", "load_exported"),
     "wildstream.features.wildfins": ("ImportReport", "import_features"),
     "wildstream.models.classifier": ("ModelBuilder", "VideoClassifier"),
+    "wildstream.prediction.predict": ("PredictionReport", "predict_videos"),
     "wildstream.samples": ("Batch", "Clip"),
     "wildstream.shards.adopt": ("IndexReport", "index_shards"),
     "wildstream.shards.index": ("Index", "open_index"),
@@ -91,6 +104,7 @@ _PLACES = {
     "wildstream.stream.plain": ("open_shards",),
     "wildstream.stream.segments": ("ParseSamples",),
     "wildstream.stream.shuffle": ("BufferShuffle", "Windows"),
+    "wildstream.stream.temporal": ("TemporalSampler",),
     "wildstream.stream.transforms": ("Resize",),
     "wildstream.stream.windows": ("SlidingStyle", "get_style", "style_names"),
     "wildstream.training.run": ("train",),
@@ -98,6 +112,7 @@ _PLACES = {
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names}
 
 __all__ = [
+    "Analyses",
     "Batch",
     "Batches",
     "BufferShuffle",
@@ -106,6 +121,9 @@ __all__ = [
     "DatasetBuilder",
     "Decode",
     "Evaluation",
+    "ExportError",
+    "ExportReport",
+    "ExportedModel",
     "FFmpegError",
     "Fault",
     "FormatError",
@@ -117,12 +135,14 @@ __all__ = [
     "ModelBuilder",
     "PackReport",
     "ParseSamples",
+    "PredictionReport",
     "Resize",
     "SampleError",
     "ShardError",
     "SlidingStyle",
     "Storage",
     "StorageError",
+    "TemporalSampler",
     "Tile",
     "TrainConfig",
     "Transcode",
@@ -134,12 +154,16 @@ __all__ = [
     "__version__",
     "compose_config",
     "evaluate",
+    "export_model",
     "get_style",
     "import_features",
     "index_shards",
+    "load_exported",
     "open_index",
     "open_shards",
     "pack",
+    "predict_videos",
+    "read_predictions",
     "style_names",
     "train",
     "verify",

@@ -1,4 +1,4 @@
-"""The command line: `wildstream pack | index | extract | import | verify | inspect | evaluate | doctor | demo`."""
+"""The command line: `wildstream COMMAND`, each of those that `_parser` names."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from wildstream.commands import (
     parse_count,
     run_safely,
 )
+from wildstream.evaluation.command import add_evaluate_options
+from wildstream.prediction.command import add_predict_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,8 +88,23 @@ def _parser() -> argparse.ArgumentParser:
         (
             "evaluate",
             "how good a trained model is on a split",
-            "Evaluate a run of train.py. Prints a table and writes RUN/evaluation/SPLIT.json.",
-            _add_evaluate_options,
+            "Evaluate a checkpoint of train.py. Prints tables, and writes figures and predictions to RUN/evaluation/.",
+            add_evaluate_options,
+        ),
+        (
+            "export",
+            "a trained model → one .onnx or .pt2 file",
+            "Write a model as a file that runs without this program: frames in, probabilities out, the names of its "
+            "classes and all else in its metadata. Compared with the model before it is called done.",
+            _add_export_options,
+        ),
+        (
+            "predict",
+            "videos without labels → probabilities of every frame, and events",
+            "Predict videos. Writes OUT/frames.parquet (probabilities of every frame), OUT/events.csv and "
+            "OUT/events.json (what happens from when until when), and OUT/boris/ (tables that BORIS takes in). A video "
+            "that cannot be decoded is named and left out.",
+            add_predict_options,
         ),
         (
             "verify",
@@ -98,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         (
             "inspect",
             "what packed shards hold, and how well they are shuffled",
-            "Describe packed shards from their index alone; no video is opened.",
+            "Describe packed shards from their index alone. No video is opened, but for --html.",
             _add_inspect_options,
         ),
         (
@@ -127,23 +144,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `wildstream evaluate`."""
-    parser.add_argument("evaluated", type=Path, metavar="RUN", help="run folder of train.py")
-    parser.add_argument("--split", default="test", metavar="NAME", help="split of the shards (default: test)")
+def _add_export_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `wildstream export`."""
     parser.add_argument(
-        "--checkpoint",
-        choices=("best", "last"),
-        default="best",
-        help="after the epoch with the best validation (default), or after the last one",
+        "exported",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="RUN/best, RUN/last, or a run folder of train.py, whose best is taken",
     )
+    parser.add_argument("out", type=Path, metavar="OUT", help="file to write, say model.onnx or model.pt2")
     parser.add_argument(
-        "--data", metavar="SHARDS", help="path or URL of the shards (default: where they were in training)"
+        "--to",
+        choices=("onnx", "pt2"),
+        help="onnx, for ONNX Runtime and what reads ONNX, needs the extra `export`; pt2, for torch.export.load of the "
+        "same PyTorch (default: what OUT ends in)",
     )
-    parser.add_argument(
-        "--batch-size", type=parse_count, metavar="N", help="clips per batch (default: that of the training)"
-    )
-    parser.set_defaults(run=_run_evaluate)
+    parser.add_argument("--force", action="store_true", help="replace OUT where it is there already")
+    parser.set_defaults(run=_run_export)
 
 
 def _add_verify_options(parser: argparse.ArgumentParser) -> None:
@@ -168,6 +185,13 @@ def _add_inspect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=parse_count, metavar="PIXELS", help="frames are resized to a square (default: left as they are)"
     )
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write a page too, with charts and some windows of each class to look at, which are decoded",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses these windows (default: 0)")
     parser.set_defaults(run=_run_inspect)
 
 
@@ -184,19 +208,17 @@ def _add_demo_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_run_demo)
 
 
-def _run_evaluate(options: argparse.Namespace) -> int:
-    """Evaluate, and print the table."""
-    from wildstream.evaluation import evaluate, render
+def _run_export(options: argparse.Namespace) -> int:
+    """Export, and say what was written and how near it is to the model."""
+    from wildstream.export import export_model
 
-    evaluation = evaluate(
-        options.evaluated,
-        split=options.split,
-        checkpoint=options.checkpoint,
-        data=options.data,
-        batch_size=options.batch_size,
-    )
-    print(render(evaluation))
-    print(f"\nreport: {evaluation.report}")
+    report = export_model(options.exported, options.out, to=options.to, force=options.force)
+    given, found = report.document.input, report.document.output
+    sizes = " and ".join(map(str, report.batch_sizes))
+    print(f"{report.path}: {report.num_bytes:,} bytes" + "".join(f"   with {file}" for file in report.files[:-1]))
+    print(f"  takes  {given.name} {given.dtype} ({', '.join(map(str, given.shape))})")
+    print(f"  gives  {found.name} {found.dtype} ({', '.join(map(str, found.shape))}), {found.activation}")
+    print(f"  differs from the model by {report.difference:.1g} at most, at batches of {sizes}")
     return 0
 
 
@@ -222,9 +244,15 @@ def _run_inspect(options: argparse.Namespace) -> int:
 
     dataset = DatasetBuilder(path=options.inspected, style=options.style).build()
     print(describe_dataset(dataset))
+    loader = None
     if options.shuffle:
         loader = dataset.loader(batch_size=options.batch_size, size=options.size, shuffle=True, rank=0, world_size=1)
         print(f"\n{loader}\n\n{describe_shuffles(loader)}")
+    if options.html is not None:
+        from wildstream.inspection_page import write_page  # which imports Matplotlib
+
+        write_page(options.html, dataset, seed=options.seed, loader=loader)
+        print(f"\npage: {options.html}")
     return 0
 
 

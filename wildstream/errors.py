@@ -10,6 +10,7 @@
     ├── FormatError          fatal: a source folder is not in the layout that was asked for
     ├── ShardError           fatal: shards or index are missing, damaged, or do not fit each other
     │   └── StorageError         a file or object is missing, forbidden, changed, or not to be had after many attempts
+    ├── ExportError          fatal: a model cannot be exported, or an exported one cannot be used
     ├── LedgerError          fatal: an epoch's windows do not add up
     ├── Interrupted          a training was told to stop, and can go on where it was
     └── SampleError          skippable: one video is at fault, the others are fine
@@ -22,6 +23,7 @@ Every message gives the name, the value, the rule and the remedy.
 __all__ = [
     "ConfigError",
     "EnvironmentProblem",
+    "ExportError",
     "FFmpegError",
     "FormatError",
     "Interrupted",
@@ -76,6 +78,10 @@ class ShardError(WildStreamError):
 
 class StorageError(ShardError):
     """A file or object is missing, forbidden, changed while it was read, or not to be had after many attempts."""
+
+
+class ExportError(WildStreamError):
+    """A model cannot be written for other programs, or such a file is no such file, damaged, or not to be trusted."""
 
 
 class LedgerError(WildStreamError):

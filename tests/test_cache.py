@@ -557,6 +557,7 @@ def test_files_that_are_being_written_are_not_removed_by_others(cache):
 
 
 LOAD_BLOCK, LOAD_SIZE, LOAD_OBJECTS, LOAD_ROOM, LOAD_KILLS = 1 << 16, 37 * (1 << 15) + 77, 3, 12 << 16, 60
+LOAD_SECONDS = 60  # a process dies only when the disk is done with it, which can take seconds on a busy one
 
 
 def load_read(cache: BlockCache, draw: random.Random) -> None:
@@ -566,13 +567,13 @@ def load_read(cache: BlockCache, draw: random.Random) -> None:
     server.read(cache, start, min(start + draw.randrange(1, 6 * LOAD_BLOCK), LOAD_SIZE))
 
 
-def load_worker(cache: BlockCache, reads: int, stop: Path, seed: int) -> None:
-    """Read in two threads until the stop file is there; exit with 1 at the first thing that is wrong."""
+def load_worker(cache: BlockCache, reads: int, stop: Path, seed: int, parent: int) -> None:
+    """Read in two threads until the stop file is there or the parent is gone; exit with 1 where anything is wrong."""
 
     def reader(seed):
         try:
             draw = random.Random(seed)
-            while not stop.exists():
+            while not stop.exists() and os.getppid() == parent:
                 load_read(cache, draw)
                 os.write(reads, b".")
         except BaseException:  # noqa: BLE001 - whatever it is, the launcher reports it
@@ -598,13 +599,15 @@ def load(folder: Path) -> None:
     assert module._known
 
     def start() -> int:
-        seed = draw.randrange(1 << 30)
+        seed, parent = draw.randrange(1 << 30), os.getpid()
         if (child := os.fork()) == 0:
-            load_worker(cache, reads, stop, seed)
+            load_worker(cache, reads, stop, seed, parent)
         return child
 
-    children, abandoned, most = [start() for _ in range(3)], 0, 0
-    for _ in range(LOAD_KILLS):
+    children, abandoned, most, kills = [start() for _ in range(3)], 0, 0, 0
+    began = time.monotonic()
+    while kills < LOAD_KILLS and time.monotonic() - began < LOAD_SECONDS:
+        kills += 1
         time.sleep(draw.uniform(0.02, 0.15))
         place = draw.randrange(3)
         os.kill(children[place], signal.SIGKILL)
@@ -616,7 +619,11 @@ def load(folder: Path) -> None:
     stop.touch()
     statuses = [os.waitpid(child, 0)[1] for child in children]
     assert statuses == [0, 0, 0], f"readers failed: {statuses}"
-    print(json.dumps({"abandoned": abandoned, "most": most, "reads": folder.with_name("reads").stat().st_size}))
+    print(
+        json.dumps(
+            {"kills": kills, "abandoned": abandoned, "most": most, "reads": folder.with_name("reads").stat().st_size}
+        )
+    )
 
 
 def still_there(folder: Path) -> list[Path]:
@@ -640,7 +647,8 @@ def test_processes_that_are_killed_harm_nobody(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     print(found)
-    assert found["reads"] > 500
+    assert found["kills"] >= 5
+    assert found["reads"] > 100
     # A tenth more while somebody evicts, a block of each thread, and some that were killed before they counted theirs.
     assert found["most"] < 1.1 * LOAD_ROOM + 12 * (LOAD_BLOCK + HEADER)
 

@@ -4,6 +4,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -186,7 +187,7 @@ def trainer_of(loader, tmp_path, model: nn.Module, **options) -> Trainer:
         train_loader=loader,
         val_loader=loader,
         task="multi_label",
-        manifest=None,
+        manifest=SimpleNamespace(hierarchy=None),  # all that is asked of it here
         run=tmp_path,
     )
 
@@ -381,7 +382,7 @@ def test_a_checkpoint_is_replaced_as_a_whole(run, tmp_path):
         ("manifest.json", lambda data: data[:-20], "manifest.json is damaged"),
         ("manifest.json", lambda data: data.replace(b'"epoch"', b'"epoc"'), "is damaged: .*epoch"),
         ("manifest.json", lambda data: data.replace(b'_version": 1', b'_version": 2'), "schema_version=2, .*reads 1"),
-        ("manifest.json", lambda data: data.replace(b'"never"', b'"never", "x"'), "does not fit manifest.json"),
+        ("manifest.json", lambda data: data.replace(b'"never"', b'"never", "x"', 1), "does not fit manifest.json"),
     ],
 )
 def test_a_damaged_checkpoint_is_told_apart(run, tmp_path, file, damage, message):

@@ -216,6 +216,7 @@ class Index:
             for name, values in there.items()
             if values is not None
         }
+        columns.setdefault("pts", np.zeros(0, np.int64))  # of imported features nobody knows when a frame was shown
         return FrameTable(time_base=Fraction(numerator, denominator), **columns)
 
     @cached_property

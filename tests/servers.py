@@ -29,6 +29,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from tiny import free_port
 
 FOREIGN = re.compile(r"^(AWS_|AZURE_|GOOGLE_)|^(ALL|HTTPS?|NO)_PROXY$", re.IGNORECASE)
 """Variables of a user's own environment that would lead obstore or boto3 elsewhere than to the test's server."""
@@ -174,13 +175,6 @@ def moto_process(log: Path) -> Iterator[S3Server]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _await_answer(endpoint: str, process: subprocess.Popen, log: Path) -> None:

@@ -188,7 +188,7 @@ def test_evaluating_prints_the_table_from_any_folder(run, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "/nowhere"], "ShardError: /nowhere is no finished run: it has no folder best/."),
+        (["evaluate", "/nowhere"], "ShardError: /nowhere is neither a checkpoint nor a finished run"),
         (["pack", "/nowhere", "/tmp/out", "--format", "videos"], "FormatError: /nowhere is not a folder"),
     ],
 )

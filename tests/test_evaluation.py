@@ -177,7 +177,7 @@ def test_shards_of_other_categories_are_refused(run, tmp_path_factory):
 
 def test_what_is_no_run_no_split_or_no_checkpoint_is_refused(run, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ShardError, match=rf"{folder} is no finished run: it has no folder best/"):
+        with pytest.raises(ShardError, match=rf"{folder} is neither a checkpoint nor a finished run"):
             evaluate(folder, progress=False)
     with pytest.raises(ShardError, match=r"no dataset\.json in .*nope"):
         evaluate(run, split="nope", progress=False)
@@ -218,7 +218,7 @@ def test_a_checkpoint_alone_is_enough_on_another_machine(run, shards, tmp_path, 
     assert sorted(path.name for path in copy.iterdir()) == ["manifest.json", "model.safetensors"]
     monkeypatch.chdir(copy)
     assert evaluate(".", data="../elsewhere", out=tmp_path / "out", progress=False).report.parent == tmp_path / "out"
-    with pytest.raises(ConfigError, match=r"checkpoint='last' is for a run, and .*fish is a checkpoint itself"):
+    with pytest.raises(ConfigError, match=r"checkpoint='last' is for a run, and .*fish is a single model"):
         evaluate(copy, checkpoint="last", progress=False)
 
 

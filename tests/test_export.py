@@ -326,9 +326,9 @@ def test_places_that_cannot_be_written_are_refused_at_once(name, options, messag
 def test_urls_and_what_is_no_checkpoint_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"s3://bucket/model.onnx must be a local file"):
         ws.export_model(tmp_path, "s3://bucket/model.onnx")
-    with pytest.raises(ShardError, match="neither a checkpoint nor a run"):
+    with pytest.raises(ShardError, match="neither a checkpoint nor a finished run"):
         ws.export_model(tmp_path, tmp_path / "model.pt2")
-    with pytest.raises(ShardError, match="is not a checkpoint"):
+    with pytest.raises(ShardError, match="neither a checkpoint nor a finished run"):
         ws.export_model(tmp_path / "nowhere", tmp_path / "model.pt2")
 
 

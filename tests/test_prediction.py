@@ -690,7 +690,7 @@ def test_options_that_cannot_be_are_refused(run, videos, tmp_path, options, mess
 
 def test_what_is_no_model_is_refused(videos, tmp_path, capsys):
     assert main(["predict", str(tmp_path), str(videos), str(tmp_path / "out")]) == 1
-    assert "is no checkpoint, no run with a folder best/" in capsys.readouterr().err
+    assert "is neither a checkpoint nor a finished run" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["predict", "run", "videos", "out", "--threshold", "high"])
     assert "'high' is neither a number nor CLASS=NUMBER" in capsys.readouterr().err

@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import FAULTS, FaultProxy, FolderServer, S3Server, free_port
+from servers import FAULTS, FaultProxy, FolderServer, S3Server
+from tiny import free_port
 
 from wildstream.errors import ConfigError, EnvironmentProblem, StorageError
 from wildstream.storage import credentials, objects, urls

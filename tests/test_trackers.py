@@ -11,7 +11,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from wildstream.config.compose import compose_config
 from wildstream.errors import ConfigError, EnvironmentProblem, Interrupted
-from wildstream.training import trackers
+from wildstream.training import trackers, trainer
 from wildstream.training.interruption import Interruption
 from wildstream.training.run import train
 
@@ -176,7 +176,10 @@ def test_a_run_that_was_left_keeps_what_an_undisturbed_one_does(shards, tmp_path
 
 
 def test_figures_that_are_not_defined_are_not_logged(shards, tmp_path, monkeypatch):
-    logged = []
+    logged, real = [], trainer.figures_of
     monkeypatch.setattr(Accelerator, "log", lambda self, values, step: logged.append(values))
-    train(tiny_config(shards, tmp_path / "run"))
+    monkeypatch.setattr(trainer, "figures_of", lambda *given, **more: real(*given, **more) | {"undefined": math.nan})
+    run = train(tiny_config(shards, tmp_path / "run"))
+    assert history(run)[0]["val"]["undefined"] is None
+    assert "val/undefined" not in logged[0]
     assert all(math.isfinite(value) for value in logged[0].values())

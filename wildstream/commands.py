@@ -24,8 +24,7 @@ EXIT_CODES = """exit status:
 REFUSED = 3
 INTERRUPTED = 75
 """Exit status of a training that was told to stop and can go on: EX_TEMPFAIL of sysexits.h, "try again later"."""
-SHOWN = 20
-"""Lines of a kind that are printed; all are in the report."""
+SHOWN = 20  # lines of a kind that are printed; all are in the report
 
 
 def run_safely(command: Callable[[], int]) -> int:
@@ -197,6 +196,16 @@ def parse_size_option(text: str) -> int:
     """A size such as 512MiB, 2GB or 1048576, in bytes."""
     try:
         return parse_bytes(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def parse_checkpoint(text: str) -> str:
+    """The name of a run's checkpoint."""
+    from wildstream.training.kept import check_name
+
+    try:
+        return check_name(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

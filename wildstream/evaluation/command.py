@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from wildstream.commands import parse_count
-from wildstream.errors import ConfigError
+from wildstream.commands import parse_checkpoint, parse_count
 
 
 def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +25,7 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint",
-        type=_parse_checkpoint,
+        type=parse_checkpoint,
         metavar="NAME",
         help="of a run: best, after the epoch with the best validation (default); last; or epoch_NNN of kept/",
     )
@@ -99,16 +98,6 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if evaluation.mirrored is not None:
         print(evaluation.mirrored)
     return 0
-
-
-def _parse_checkpoint(text: str) -> str:
-    """The name of a run's checkpoint."""
-    from wildstream.evaluation.source import check_name
-
-    try:
-        return check_name(text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _parse_number(text: str) -> int:

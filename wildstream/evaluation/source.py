@@ -17,15 +17,11 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from wildstream.errors import ConfigError, EnvironmentProblem, ShardError
-from wildstream.training.checkpoints import MANIFEST_NAME
-from wildstream.training.kept import KEPT_NAME
+from wildstream.errors import ConfigError, EnvironmentProblem
+from wildstream.training.kept import KEPT_NAME, find_checkpoint, is_name, refuse_name
 from wildstream.training.run import CONFIG_NAME
 from wildstream.training.trackers import choose_wandb_mode
 
-CHECKPOINTS = "best, last, epoch_NNN"
-"""What a run's checkpoints are called, for people."""
-_CHECKPOINT = re.compile(r"best|last|epoch_\d+")
 _ARTIFACT = re.compile(r"wandb:(?P<name>[^/:\s]+/[^/:\s]+/[^/:\s]+:[^/:\s]+)")
 
 
@@ -69,33 +65,12 @@ def find_source(given: str | Path, *, checkpoint: str | None = None, out: Path |
         ShardError: There is no such checkpoint.
         EnvironmentProblem: Weights & Biases does not give it.
     """
-    if checkpoint is not None:
-        check_name(checkpoint)
     if str(given).startswith("wandb:"):
-        _refuse_name(checkpoint, given)
+        refuse_name(checkpoint, given)
         return _alone(_download(parse_artifact(str(given))), out)
-    folder = Path(given).expanduser()
-    if (folder / MANIFEST_NAME).is_file():
-        _refuse_name(checkpoint, given)
-        run = _run_of(folder)
-        return _alone(folder, out) if run is None else _of_run(run, folder, out)
-    name = checkpoint or "best"
-    found = folder / (KEPT_NAME if name.startswith("epoch_") else "") / name
-    if not found.is_dir():
-        kept = sorted(path.name for path in (folder / KEPT_NAME).glob("epoch_*"))
-        others = f", of {', '.join(kept)}" if kept and name.startswith("epoch_") else ""
-        raise ShardError(
-            f"{folder} is no finished run: it has no folder {found.relative_to(folder)}/{others}. Give the run folder "
-            "that train.py printed, or a checkpoint."
-        )
-    return _of_run(folder, found, out)
-
-
-def check_name(checkpoint: str) -> str:
-    """The name of a run's checkpoint; ConfigError where it is none."""
-    if not _CHECKPOINT.fullmatch(checkpoint):
-        raise ConfigError(f"checkpoint={checkpoint!r} is not known. Take one of {CHECKPOINTS}.")
-    return checkpoint
+    folder = find_checkpoint(given, checkpoint)
+    run = _run_of(folder)
+    return _alone(folder, out) if run is None else _of_run(run, folder, out)
 
 
 def parse_artifact(text: str) -> str:
@@ -129,17 +104,11 @@ def _download(name: str) -> Path:
     raise ConfigError(f"wandb:{name} is of type {artifact.type!r}. Give an artifact of type 'model'.")
 
 
-def _refuse_name(checkpoint: str | None, given: str | Path) -> None:
-    """Refuse the name of a run's checkpoint where there is no run."""
-    if checkpoint is not None:
-        raise ConfigError(f"checkpoint={checkpoint!r} is for a run, and {given} is a checkpoint itself. Leave it out.")
-
-
 def _run_of(folder: Path) -> Path | None:
     """The run that a checkpoint lies in, or None."""
     parent = folder.absolute().parent
     run = parent.parent if parent.name == KEPT_NAME else parent
-    inside = _CHECKPOINT.fullmatch(folder.absolute().name) and (run / CONFIG_NAME).is_file()
+    inside = is_name(folder.absolute().name) and (run / CONFIG_NAME).is_file()
     return run if inside else None
 
 

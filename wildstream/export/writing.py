@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from wildstream.errors import ConfigError, ExportError, ShardError
+from wildstream.errors import ConfigError, ExportError
 from wildstream.export.archive import write_archive
 from wildstream.export.document import DOCUMENT_NAME, ExportDocument, Format, describe_export
 from wildstream.export.graph import CANNOT, ProbabilityModel, cannot, open_axes, random_inputs, silenced, trace
 from wildstream.export.loading import FORMATS, import_export_package, load_exported
 from wildstream.models.lora import merge_lora
 from wildstream.storage.urls import is_remote, redact
-from wildstream.training.checkpoints import MANIFEST_NAME, load_checkpoint
+from wildstream.training.checkpoints import load_checkpoint
+from wildstream.training.kept import find_checkpoint
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -77,7 +78,7 @@ def export_model(
     if kind == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             import_export_package(package)
-    model, manifest = load_checkpoint(_find_checkpoint(Path(checkpoint)))
+    model, manifest = load_checkpoint(find_checkpoint(checkpoint))
     document = describe_export(manifest, format=kind)
     whole = ProbabilityModel(model, task=manifest.task, hierarchy=manifest.hierarchy).eval()
     inputs = [random_inputs(document, size, seed=size, any_length=size + 1) for size in CHECKED_BATCHES]
@@ -128,15 +129,6 @@ def _check_out(out: str | Path, *, to: Format | None, force: bool) -> tuple[Path
             remedy = "." if file.is_dir() else ", or --force (force=True)."
             raise ConfigError(f"{file} is there already. Take another name{remedy}")
     return path, known
-
-
-def _find_checkpoint(path: Path) -> Path:
-    """The checkpoint itself, or the best one of a run."""
-    if (path / MANIFEST_NAME).is_file() or not path.is_dir():
-        return path
-    if (path / "best").is_dir():
-        return path / "best"
-    raise ShardError(f"{path} is neither a checkpoint nor a run: it has no {MANIFEST_NAME} and no folder best/.")
 
 
 def _write_onnx(program: ExportedProgram, path: Path, document: ExportDocument, *, num_bytes: int) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from wildstream.commands import REFUSED, parse_count
+from wildstream.commands import REFUSED, parse_checkpoint, parse_count
 
 
 def add_predict_options(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +25,9 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the results; it must not be there yet")
     parser.add_argument(
         "--checkpoint",
-        choices=("best", "last"),
-        default="best",
-        help="of a run: after the epoch with the best validation (default), or after the last one",
+        type=parse_checkpoint,
+        metavar="NAME",
+        help="of a run: best, after the epoch with the best validation (default); last; or epoch_NNN of kept/",
     )
     parser.add_argument(
         "--step",

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from wildstream.errors import ConfigError, ShardError
-from wildstream.training.checkpoints import MANIFEST_NAME, Manifest, load_checkpoint
+from wildstream.errors import ConfigError
+from wildstream.training.checkpoints import Manifest, load_checkpoint
+from wildstream.training.kept import find_checkpoint, refuse_name
 from wildstream.training.losses import probabilities
 
 if TYPE_CHECKING:
@@ -52,30 +53,23 @@ class LoadedModel:
         return next(iter(self.levels.values()))
 
 
-def open_model(path: str | Path, *, checkpoint: str = "best", device: str | None = None) -> LoadedModel:
+def open_model(path: str | Path, *, checkpoint: str | None = None, device: str | None = None) -> LoadedModel:
     """Load a model.
 
     Args:
         path: Run folder of train.py, a checkpoint in it, or a file of `wildstream export` (.onnx, .pt2).
-        checkpoint: Of a run folder: "best" or "last".
+        checkpoint: Of a run: best (None), last, or epoch_NNN of those that trainer.keep kept.
         device: Where it runs; a GPU by default, where there is one.
 
     Raises:
         ConfigError: An option is not known, or the model takes features instead of frames.
         ShardError: There is no model, or a damaged one.
     """
-    if checkpoint not in ("best", "last"):
-        raise ConfigError(f"checkpoint={checkpoint!r} is not known. Take one of best, last.")
     place = Path(path)
     if place.suffix in EXPORTED:
+        refuse_name(checkpoint, path)
         return _open_exported(place, device)
-    folder = place if (place / MANIFEST_NAME).is_file() else place / checkpoint
-    if not (folder / MANIFEST_NAME).is_file():
-        raise ShardError(
-            f"{place} is no checkpoint, no run with a folder {checkpoint}/, and no exported model "
-            f"({', '.join(EXPORTED)}). Give the run folder that train.py printed."
-        )
-    return _open_checkpoint(folder, device)
+    return _open_checkpoint(find_checkpoint(place, checkpoint), device)
 
 
 def _open_checkpoint(folder: Path, device: str | None) -> LoadedModel:

@@ -77,7 +77,7 @@ def predict_videos(
     videos: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    checkpoint: str = "best",
+    checkpoint: str | None = None,
     step: int | None = None,
     weighting: Weighting = "hann",
     thresholds: float | Mapping[str, float] | None = None,
@@ -96,7 +96,7 @@ def predict_videos(
         model: Run folder, checkpoint or exported file, or what `open_model` gave.
         videos: Files, folders, packed shards, or URLs of them; labels in shards are not looked at.
         out: Folder for the results, which must not be there yet; `wildstream.prediction.output` says what is in it.
-        checkpoint: Of a run folder: "best" or "last".
+        checkpoint: Of a run: best (None), last, or epoch_NNN of those that trainer.keep kept.
         step: Kept frames from one window to the next; those of the training by default. The smaller, the finer.
         weighting: How windows that overlap are averaged: "hann" or "uniform"; see `wildstream.prediction.timeline`.
         thresholds: One for all classes, or some by name; the others are the model's, tuned on validation, else 0.5. Of

@@ -1,22 +1,73 @@
-"""Which epochs' checkpoints are kept besides the best and the last: those of the best epochs.
+"""The checkpoints of a run, by name; besides the best and the last those of the best epochs are kept.
 
+RUN/best/ RUN/last/     see run.py
 RUN/kept/epoch_004/     like best/; what is kept says itself, by its manifest, how good it is
 """
 
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wildstream.errors import ConfigError, ShardError
 from wildstream.training.checkpoints import MANIFEST_NAME, Manifest, read_manifest, save_checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
 
 KEPT_NAME = "kept"
+CHECKPOINTS = "best, last, epoch_NNN"
+"""What a run's checkpoints are called, for people."""
+_CHECKPOINT = re.compile(r"best|last|epoch_\d+")
+
+
+def is_name(text: str) -> bool:
+    """Whether a checkpoint of a run can be called so."""
+    return _CHECKPOINT.fullmatch(text) is not None
+
+
+def check_name(checkpoint: str) -> str:
+    """The name of a run's checkpoint; ConfigError where it is none."""
+    if not is_name(checkpoint):
+        raise ConfigError(f"checkpoint={checkpoint!r} is not known. Take one of {CHECKPOINTS}.")
+    return checkpoint
+
+
+def find_checkpoint(given: str | Path, checkpoint: str | None = None) -> Path:
+    """The folder of a checkpoint.
+
+    Args:
+        given: A run, or a checkpoint itself.
+        checkpoint: Of a run, which: best (None), last, or epoch_NNN of those that trainer.keep kept.
+
+    Raises:
+        ConfigError: `checkpoint` is none, or names one of something that is one itself.
+        ShardError: There is no such checkpoint.
+    """
+    folder = Path(given).expanduser()
+    name = check_name(checkpoint or "best")
+    if (folder / MANIFEST_NAME).is_file():
+        refuse_name(checkpoint, given)
+        return folder
+    found = folder / (KEPT_NAME if name.startswith("epoch_") else "") / name
+    if not found.is_dir():
+        kept = sorted(path.name for path in (folder / KEPT_NAME).glob("epoch_*"))
+        others = f", of {', '.join(kept)}" if kept and name.startswith("epoch_") else ""
+        raise ShardError(
+            f"{folder} is neither a checkpoint nor a finished run: it has no {MANIFEST_NAME} and no folder "
+            f"{found.relative_to(folder)}/{others}. Give the run folder that train.py printed, or a checkpoint."
+        )
+    return found
+
+
+def refuse_name(checkpoint: str | None, given: str | Path) -> None:
+    """Refuse the name of a run's checkpoint where there is no run (ConfigError)."""
+    if checkpoint is not None:
+        raise ConfigError(f"checkpoint={checkpoint!r} is for a run, and {given} is a single model. Leave it out.")
 
 
 def keep(run: Path, model: nn.Module, manifest: Manifest, *, count: int, monitor: str) -> None:

@@ -1,5 +1,6 @@
 """The loader: exact resume on any number of ranks, samplers, the ledger, memory, worker processes."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import free_port
 
 import wildstream as ws
 from wildstream.errors import LedgerError
@@ -426,16 +428,18 @@ RANK = """
 """
 
 
+@contextlib.contextmanager
 def launch(tmp_path, shards, world_size, part, stop):
+    """Start the ranks; none outlives the block."""
     script = tmp_path / "rank.py"
     script.write_text(textwrap.dedent(RANK))
-    ranks = []
+    ranks, port = [], free_port()
     for rank in range(world_size):
         environment = os.environ | {
             "RANK": str(rank),
             "WORLD_SIZE": str(world_size),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(29600 + os.getpid() % 300 + 10 * part),
+            "MASTER_PORT": str(port),
             "OMP_NUM_THREADS": "1",
         }
         command = [
@@ -447,7 +451,12 @@ def launch(tmp_path, shards, world_size, part, stop):
             str(stop),
         ]
         ranks.append(subprocess.Popen(command, env=environment))
-    return ranks
+    try:
+        yield ranks
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
 
 
 def delivered(tmp_path, part):
@@ -455,20 +464,20 @@ def delivered(tmp_path, part):
     return Counter(tuple(json.loads(line)) for line in lines)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 1)])
 def test_ranks_killed_in_mid_epoch_go_on_with_another_number(shards, dataset, tmp_path, before, after):
-    ranks = launch(tmp_path, shards, before, 1, stop=4)
-    deadline = time.monotonic() + 90
-    while not (tmp_path / "state.reached").exists() and time.monotonic() < deadline:
-        assert all(rank.poll() is None for rank in ranks), "a rank ended by itself"
-        time.sleep(0.1)
-    for rank in ranks:
-        rank.send_signal(signal.SIGKILL)
-        assert rank.wait() == -signal.SIGKILL
+    with launch(tmp_path, shards, before, 1, stop=4) as ranks:
+        while not (tmp_path / "state.reached").exists():
+            assert all(rank.poll() is None for rank in ranks), "a rank ended by itself"
+            time.sleep(0.1)
+        for rank in ranks:
+            rank.send_signal(signal.SIGKILL)
+            assert rank.wait() == -signal.SIGKILL
     first = delivered(tmp_path, 1)
     assert 0 < sum(first.values()) < len(dataset)
-    for rank in launch(tmp_path, shards, after, 2, stop=-1):
-        assert rank.wait(timeout=280) == 0
+    with launch(tmp_path, shards, after, 2, stop=-1) as ranks:
+        assert [rank.wait() for rank in ranks] == [0] * after
     videos, starts = dataset.addresses()
     keys = [dataset.index.keys[video] for video in videos]
     assert first + delivered(tmp_path, 2) == Counter(zip(keys, starts.tolist(), strict=True))

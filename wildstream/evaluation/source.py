@@ -11,6 +11,7 @@ A run's folder is known by its config.yaml.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,11 +106,12 @@ def _download(name: str) -> Path:
 
 
 def _run_of(folder: Path) -> Path | None:
-    """The run that a checkpoint lies in, or None."""
+    """The run that a checkpoint lies in, or None; relative if the checkpoint is, as people gave it."""
     parent = folder.absolute().parent
     run = parent.parent if parent.name == KEPT_NAME else parent
-    inside = is_name(folder.absolute().name) and (run / CONFIG_NAME).is_file()
-    return run if inside else None
+    if not is_name(folder.absolute().name) or not (run / CONFIG_NAME).is_file():
+        return None
+    return run if folder.is_absolute() else Path(os.path.relpath(run))
 
 
 def _of_run(run: Path, folder: Path, out: Path | None) -> Source:

@@ -6,6 +6,7 @@ tests/conftest.py makes fixtures of them: `s3`, `faulty_s3`, `radosgw` and `http
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import re
@@ -26,7 +27,7 @@ from functools import cached_property
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 from tiny import free_port
@@ -290,8 +291,8 @@ class FaultProxy(LoopbackServer):
     The seed gives the n-th request its fault. Faults of bodies befall only GET requests that are answered with 2xx.
     """
 
-    def __init__(self, upstream: str) -> None:
-        super().__init__(_ProxyHandler)
+    def __init__(self, upstream: str, handler: type[BaseHTTPRequestHandler] | None = None) -> None:
+        super().__init__(handler or _ProxyHandler)
         self.upstream = urlsplit(upstream).netloc
         self.forwarded: Counter[str] = Counter()
         """Requests that reached the server, by method."""
@@ -412,6 +413,33 @@ class _ProxyHandler(QuietHandler):
                 self.close_connection = True
             else:
                 self.reset()
+
+
+class GoogleServer(FaultProxy):
+    """GCS's XML interface before moto, whose S3 differs from it in how requests are signed and conditions are named."""
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Storage options of an account that may do everything here."""
+        keys = dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
+        return {"base_url": self.endpoint, "service_account_key": json.dumps(keys | {"disable_oauth": True})}
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(upstream, _GoogleHandler)
+
+
+class _GoogleHandler(_ProxyHandler):
+    def forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        """Ask the server as S3's clients do."""
+        path, *query = self.path.split("?", 1)
+        self.path = "?".join([quote(unquote(path)), *query])  # Google's clients escape slashes
+        del self.headers["Authorization"]
+        self.headers["Authorization"] = "AWS4-HMAC-SHA256 Credential=nobody/20260101/us-east-1/s3/aws4_request"
+        generation = self.headers["x-goog-if-generation-match"]
+        if generation is not None:
+            assert generation == "0", "only that nothing is there yet"
+            self.headers["If-None-Match"] = "*"
+        return super().forward(body)
 
 
 def replaced(headers: list[tuple[str, str]], name: str, value: str) -> list[tuple[str, str]]:

@@ -162,7 +162,7 @@ def test_the_words_name_the_frames(load):
     harmed = damage(data, 18)
     unknown, known = ask(harmed, [20], facts)[20], ask(harmed, [20], probe(harmed))[20]
     assert str(unknown) == "frames 17 to 23 do not decode (FFmpeg found invalid data)"
-    assert str(known) == "frames 17 to 23 do not decode (damaged when the video was packed)"
+    assert str(known) == "frames 17 to 23 do not decode (the file is damaged there)"
     found = ask(damage(data, 23), range(20, 24), facts)
     assert "frames 22 to 23 do not decode" in str(found[22])
     assert found[22] is found[23]

@@ -344,6 +344,10 @@ def test_weights_above_onnx_s_limit_lie_beside_it(run, tmp_path, monkeypatch):
     report.files[0].unlink()
     with pytest.raises(ExportError, match="is no exported model, or damaged"):
         ws.load_exported(report.path)
+    report.files[0].write_text("before")
+    monkeypatch.undo()
+    ws.export_model(run, tmp_path / "model.onnx", force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_additions_of_lora_become_part_of_the_weights(tmp_path):
@@ -625,6 +629,7 @@ def test_the_command_says_what_it_wrote(run, tmp_path, monkeypatch, capsys):
     assert "gives  probabilities float32 (batch, 3), sigmoid\n" in said
     assert "differs from the model by " in said
     assert "at batches of 1 and 3\n" in said
+    assert said.endswith("next: wildstream predict model.pt2 VIDEO... OUT\n")
     before = (tmp_path / "model.pt2").read_bytes()
     assert main(["export", str(run), "model.pt2"]) == 1
     assert "ConfigError: model.pt2 is there already" in capsys.readouterr().err

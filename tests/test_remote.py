@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from servers import GoogleServer
 
 import wildstream as ws
 from wildstream import marks
@@ -241,14 +242,18 @@ def test_azure_packs_streams_and_goes_on_alike(tiny_source, tmp_path, monkeypatc
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", os.environ["WILDSTREAM_TEST_AZURE_NAME"])
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", os.environ["WILDSTREAM_TEST_AZURE_KEY"])
     url = f"az://{os.environ['WILDSTREAM_TEST_AZURE_CONTAINER']}/{tmp_path.name}"
-    options = {"endpoint": endpoint, "allow_http": "true"}
+    check_packs_streams_and_goes_on(url, {"endpoint": endpoint, "allow_http": "true"}, tiny_source, tmp_path)
+
+
+def check_packs_streams_and_goes_on(url, options, source, tmp_path):
+    """What a place gives equals what local disk gives: packed twice, verified, streamed, left and taken up again."""
     storage = ws.Storage(options=options)
     for reused in ({}, {"train": 3, "val": 1}):
-        report = ws.pack(tiny_source, url, format="frames", progress=False, storage=storage)
+        report = ws.pack(source, url, format="frames", progress=False, storage=storage)
         assert report.packed == {"train": 3, "val": 1}
         assert report.reused == reused
     assert ws.verify(f"{url}/train", progress=False, storage=storage) == []
-    ws.pack(tiny_source, tmp_path / "local", format="frames", progress=False)
+    ws.pack(source, tmp_path / "local", format="frames", progress=False)
     style = ws.SlidingStyle(window_size=8, samples_per_window=4, step_size=4)
     local = ws.DatasetBuilder(path=tmp_path / "local/train", style=style).build()
     remote = ws.DatasetBuilder(path=f"{url}/train", style=style, storage_options=options).build()
@@ -260,3 +265,23 @@ def test_azure_packs_streams_and_goes_on_alike(tiny_source, tmp_path, monkeypatc
     begun = [next(taken) for _ in range(2)]
     rest.load_state_dict(loader.state_dict())
     assert_same(begun + list(rest), expected)
+
+
+def test_gcs_packs_streams_and_goes_on_alike(s3, tiny_source, tmp_path):
+    with GoogleServer(s3.server.endpoint) as google:
+        check_packs_streams_and_goes_on(f"gs://{s3.name}/fish", google.options, tiny_source, tmp_path)
+        assert {method for method, _ in google.requests} >= {"GET", "PUT"}
+
+
+def test_gcs_through_faults_gives_the_same_or_says_why(s3, tiny_source, tiny_shards):
+    s3.put_folder(tiny_shards, "fish")
+    expected = list(loader_of(tiny_shards / "train"))
+    with GoogleServer(s3.server.endpoint) as google:
+        google.inject({"slow_down": 0.1, "reset": 0.1, "short": 0.1}, seed=1)
+        assert_same(list(loader_of(f"gs://{s3.name}/fish/train", storage_options=google.options)), expected)
+        assert sum(google.injected.values()) > 0
+        loader = loader_of(f"gs://{s3.name}/fish/train", storage_options=google.options)
+        assert_same(list(loader), expected)
+        google.inject({"etag": 1.0}, keys=r"\.tar$")
+        with pytest.raises(ws.StorageError, match=r"gs://.*changed"):
+            list(loader)

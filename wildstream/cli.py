@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -219,6 +220,8 @@ def _run_export(options: argparse.Namespace) -> int:
     print(f"  takes  {given.name} {given.dtype} ({', '.join(map(str, given.shape))})")
     print(f"  gives  {found.name} {found.dtype} ({', '.join(map(str, found.shape))}), {found.activation}")
     print(f"  differs from the model by {report.difference:.1g} at most, at batches of {sizes}")
+    if given.dtype == "uint8":  # frames; features are of no video
+        print(f"next: wildstream predict {shlex.quote(str(report.path))} VIDEO... OUT")
     return 0
 
 

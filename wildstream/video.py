@@ -145,7 +145,7 @@ def decode(
                 yield from ((number, error) for number in wanted[place:].tolist())
                 return
         after = int(np.searchsorted(wanted, stop))
-        loss = VideoError(f"{name_frames(first, stop)} not decode (damaged when the video was packed)")
+        loss = VideoError(f"{name_frames(first, stop)} not decode (the file is damaged there)")
         yield from ((number, loss) for number in wanted[place:after].tolist())
         place = after
 

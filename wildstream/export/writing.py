@@ -107,6 +107,8 @@ def export_model(
             )
         files = sorted(folder.iterdir(), reverse=True)  # the data before what refers to it
         placed = tuple(file.replace(path.with_name(file.name)) for file in files)
+        if kind == "onnx" and len(placed) == 1:  # a larger model that was replaced had two
+            path.with_name(path.name + DATA_SUFFIX).unlink(missing_ok=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return ExportReport(path=path, files=placed, document=document, difference=max(differences))

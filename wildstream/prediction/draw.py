@@ -87,7 +87,7 @@ def draw_video(data: Tensor, table: FrameTable, path: Path, drawing: Drawing, *,
         rate = Fraction(len(table.pts) / float(drawing.borders[-1])).limit_denominator(1001)
         stream = cast("VideoStream", result.add_stream(encoder, max(rate, Fraction(1)), time_base=TIME_BASE))
         stream.width, stream.height, stream.pix_fmt = panel.width, panel.height, "yuv420p"
-        stream.options = {"crf": "20"} if encoder == "libx264" else {"qscale": "3"}
+        stream.options = {"crf": "20", "preset": "veryfast"} if encoder == "libx264" else {"qscale": "3"}
         stream.codec_context.time_base = TIME_BASE
         # What libswscale makes of RGB; without it, players take large pictures for BT.709.
         stream.codec_context.colorspace, stream.codec_context.color_range = BT601_MATRIX, LIMITED_RANGE

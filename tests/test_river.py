@@ -143,6 +143,8 @@ RIVER = [
     "doctor",
     "demo",
     "commands",
+    "shards.command",
+    "features.command",
     "evaluation.command",
     "prediction.command",
     "cli",

@@ -2,7 +2,8 @@
 
 import sys
 
-from wildstream.commands import add_extract_options, run_alone
+from wildstream.commands import run_alone
+from wildstream.features.command import add_extract_options
 
 if __name__ == "__main__":
     sys.exit(run_alone(__doc__, add_extract_options))

@@ -11,17 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from wildstream.commands import (
-    EXIT_CODES,
-    add_extract_options,
-    add_import_options,
-    add_index_options,
-    add_pack_options,
-    parse_count,
-    run_safely,
-)
+from wildstream.commands import EXIT_CODES, parse_count, run_safely
 from wildstream.evaluation.command import add_evaluate_options
+from wildstream.features.command import add_extract_options, add_import_options
 from wildstream.prediction.command import add_predict_options
+from wildstream.shards.command import add_index_options, add_pack_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

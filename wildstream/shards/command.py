@@ -1,0 +1,171 @@
+"""The commands that make shards: `wildstream pack` and `index`; tools/ has them as scripts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wildstream.commands import REFUSED, SHOWN, parse_count, parse_size_option
+from wildstream.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wildstream.shards.transcode import Transcode
+
+
+def add_pack_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `wildstream pack`, which tools/pack_shards.py has too."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder of videos and labels")
+    parser.add_argument(
+        "out",
+        metavar="OUT",
+        help="folder, or URL such as s3://bucket/shards; each split gets a folder in it",
+    )
+    parser.add_argument(
+        "--format",
+        required=True,
+        choices=("frames", "videos", "events"),
+        help="layout of the source. frames: a .tsv or .txt beside each video, a row of 0/1 per frame, and "
+        "categories.json. videos: class folders, a .txt with one class number beside each video. events: a .csv or "
+        ".tsv with the columns start, stop (in seconds) and class beside each video",
+    )
+    parser.add_argument("--split", action="append", metavar="NAME", help="pack this split alone; may be repeated")
+    parser.add_argument(
+        "--shard-bytes",
+        type=parse_size_option,
+        default=512 << 20,
+        metavar="SIZE",
+        help="size of a shard (default: 512MiB)",
+    )
+    _add_checking_options(parser, "packed")
+    parser.add_argument(
+        "--transcode",
+        type=_parse_transcode,
+        metavar="OPTIONS",
+        help="re-encode each video, say short_side=256,gop=32,codec=h264,crf=20. short_side: pixels of the shorter "
+        "side, never more than it has (default: as it is). gop: frames from one key frame to the next (default: 32). "
+        "codec: h264 (default), hevc or av1. crf: 0 (best) to 51, av1 63 (default: 20). Sound is left out",
+    )
+    parser.set_defaults(run=run_pack)
+
+
+def run_pack(options: argparse.Namespace) -> int:
+    """Pack, and say what was packed and what was not."""
+    from wildstream.shards.pack import REPORT_NAME, pack
+    from wildstream.storage.urls import join, redact
+
+    report = pack(
+        options.source,
+        options.out,
+        format=options.format,
+        splits=options.split,
+        shard_bytes=options.shard_bytes,
+        workers=options.workers,
+        on_error=options.on_error,
+        transcode=options.transcode,
+    )
+    for split, count in report.packed.items():
+        reused = f" ({report.reused[split]} of them were there)" if report.reused.get(split) else ""
+        print(f"{split}: {count} videos{reused}   {redact(join(options.out, split))}")
+        if split in report.transcoded:
+            print(f"  re-encoded: {report.transcoded[split]}")
+    for shortened in report.shortened:
+        print(f"shorter  {shortened.path}: {shortened.reason}")
+    for damaged in report.damaged:
+        print(f"damaged  {damaged.path}: {damaged.reason}")
+    for word, refusals in (("refused", report.refused), ("unused ", report.unused)):
+        for refusal in refusals[:SHOWN]:
+            print(f"{word}  {refusal.path}: {refusal.reason}")
+        if len(refusals) > SHOWN:
+            print(f"{word}  … and {len(refusals) - SHOWN:,} more, see {redact(join(options.out, REPORT_NAME))}")
+    if not any(report.packed.values()):
+        print("nothing was packed; is this the layout that --format says?", file=sys.stderr)
+        return 1
+    if not report.refused:
+        return 0
+    number = "1 video was" if len(report.refused) == 1 else f"{len(report.refused)} videos were"
+    print(f"{number} refused; see {redact(join(options.out, REPORT_NAME))}", file=sys.stderr)
+    return REFUSED
+
+
+def add_index_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `wildstream index`, which tools/index_shards.py has too."""
+    parser.add_argument(
+        "shards",
+        metavar="SHARDS",
+        help="path or URL of a folder of *.tar, or a pattern such as 's3://bucket/train/{000000..000041}.tar'. A "
+        "sample is a video with labels.npy (frames × classes, of 0 and 1) or cls (one class number)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="local folder for the index, which then names each shard by its absolute path or URL (default: beside the "
+        "shards)",
+    )
+    parser.add_argument(
+        "--categories",
+        type=Path,
+        metavar="FILE",
+        help="JSON list of class names (default: as `wildstream pack` wrote them into the samples, else 0, 1, …)",
+    )
+    parser.add_argument(
+        "--task",
+        choices=("multi_label", "single_label"),
+        help="what the labels mean: multi_label reads labels.npy, single_label cls (default: what the samples have)",
+    )
+    parser.add_argument("--split", metavar="NAME", help="name of the split (default: that of the folder)")
+    _add_checking_options(parser, "indexed")
+    parser.set_defaults(run=run_index)
+
+
+def run_index(options: argparse.Namespace) -> int:
+    """Index shards that others made, and say what was indexed and what was not."""
+    from wildstream.shards.adopt import REPORT_NAME, index_shards
+    from wildstream.shards.labels import read_categories
+    from wildstream.storage.urls import join, redact
+
+    report = index_shards(
+        options.shards,
+        out=options.out,
+        categories=None if options.categories is None else read_categories(options.categories),
+        task=options.task,
+        split=options.split,
+        workers=options.workers,
+        on_error=options.on_error,
+    )
+    print(f"{report.split}: {report.indexed} videos   {redact(report.folder)}")
+    for word, entries in (("shorter", report.shortened), ("damaged", report.damaged), ("refused", report.refused)):
+        for entry in entries:
+            print(f"{word}  {entry.path}: {entry.reason}")
+    if not report.indexed:
+        print("nothing could be indexed; no index was written", file=sys.stderr)
+    if not report.refused:
+        return 0
+    print(f"{len(report.refused)} were refused; see {redact(join(report.folder, REPORT_NAME))}", file=sys.stderr)
+    return REFUSED
+
+
+def _add_checking_options(parser: argparse.ArgumentParser, done: str) -> None:
+    """How videos are checked that are to be packed or indexed."""
+    parser.add_argument(
+        "--workers", type=parse_count, metavar="N", help="threads that check videos (default: one per core)"
+    )
+    parser.add_argument(
+        "--on-error",
+        choices=("skip", "fail"),
+        default="skip",
+        help=f"what to do about a video that cannot be {done}: leave it out and name it (default), or stop; stop "
+        f"also at one of which some frames do not decode, which is otherwise {done} and named",
+    )
+
+
+def _parse_transcode(text: str) -> Transcode:
+    """Options of re-encoding, such as short_side=256,gop=32,codec=h264,crf=20."""
+    from wildstream.shards.transcode import Transcode
+
+    try:
+        return Transcode.parse(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

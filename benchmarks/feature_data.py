@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from wildstream.shards.feature_info import FEATURES, FeatureInfo
-from wildstream.shards.index import DatasetInfo, make_table, write_info, write_table
+from wildstream.shards.index_schema import DatasetInfo, make_table, write_info, write_table
 from wildstream.stream.windows import SlidingStyle
 
 Array = np.ndarray[Any, Any]

@@ -18,7 +18,8 @@ from wildstream.cli import main
 from wildstream.errors import SampleError, VideoError
 from wildstream.ffmpeg import ensure_ffmpeg
 from wildstream.probe import probe
-from wildstream.shards.index import INDEX_NAME, open_index, write_table
+from wildstream.shards.index import open_index
+from wildstream.shards.index_schema import INDEX_NAME, write_table
 from wildstream.video import MAX_REORDER, decode
 
 CPU = torch.device("cpu")

@@ -23,14 +23,14 @@ from tiny import frames_shards
 
 from wildstream.errors import ShardError
 from wildstream.probe import probe
-from wildstream.shards.index import (
+from wildstream.shards.index import open_index
+from wildstream.shards.index_schema import (
     DATASET_NAME,
     INDEX_NAME,
     ROWS_PER_GROUP,
     SCHEMA,
     DatasetInfo,
     make_table,
-    open_index,
     write_info,
     write_table,
 )

@@ -30,7 +30,8 @@ from conftest import (
 from wildstream.cli import main
 from wildstream.commands import REFUSED
 from wildstream.errors import ConfigError, FormatError, LabelError, SampleError, ShardError, VideoError
-from wildstream.shards.index import DATASET_NAME, open_index
+from wildstream.shards.index import open_index
+from wildstream.shards.index_schema import DATASET_NAME
 from wildstream.shards.pack import REPORT_NAME, pack
 
 

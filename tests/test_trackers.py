@@ -115,9 +115,9 @@ def test_mlflow_has_one_run_though_it_was_left(shards, tmp_path):
 
 
 def test_a_database_that_cannot_be_opened_is_named(shards, tmp_path):
-    (tmp_path / "folder.db").mkdir()
+    (tmp_path / "mlflow.db").write_text("no database")
     with pytest.raises(EnvironmentProblem, match=r"trainer\.mlflow: it does not start: .*leave trainer\.mlflow out"):
-        train(tiny_config(shards, tmp_path / "run", f"trainer.mlflow=sqlite:///{tmp_path}/folder.db"))
+        train(tiny_config(shards, tmp_path / "run", f"trainer.mlflow=sqlite:///{tmp_path}/mlflow.db"))
 
 
 def test_an_address_with_a_login_is_refused_and_not_repeated(tmp_path):

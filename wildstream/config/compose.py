@@ -33,7 +33,7 @@ _OWN = "file_of_options"
 """Name that Hydra knows the user's own file by."""
 _PATHS = ("data.path", "data.cache_dir", "model.weights", "model.checkpoint", "model.hierarchy.file", "trainer.out")
 """Options whose value is taken as it is written."""
-_OPEN = ("data.style.", "data.storage_options.", "model.hierarchy.loss_weights.")
+_OPEN = ("data.style.", "data.class_map.rename.", "data.storage_options.", "model.hierarchy.loss_weights.")
 """Options below which names are not known beforehand."""
 
 

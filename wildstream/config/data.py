@@ -72,6 +72,17 @@ Option = str | int | float | bool
 _KEYS_GO_TO = "Give keys, tokens and passwords by the environment (AWS_…, GOOGLE_…, AZURE_…) or a profile."
 
 
+class ClassMapConfig(Strict):
+    """Other classes than the shards have; nothing is packed anew."""
+
+    rename: dict[str, str] = {}  # noqa: RUF012
+    """New names by old ones, such as {walk: moving, run: moving}; classes with one name are united."""
+    drop: tuple[str, ...] = ()
+    """Classes to leave out, by their names in the shards; videos of single-label shards go with theirs."""
+    min_samples: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Classes with fewer windows in the training split become one, called other; 0: none."""
+
+
 class DataConfig(Strict):
     """What is streamed."""
 
@@ -89,6 +100,9 @@ class DataConfig(Strict):
     """What that folder may hold: bytes, or a size such as 100GiB."""
     style: Annotated[str | dict[str, Any], BeforeValidator(_check_style)] = "sliding_window"
     """How windows slide: a name from configs/sliding, or its parameters."""
+    class_map: ClassMapConfig | None = None
+    """Renames, unites or leaves out classes: {rename: {run: moving}, drop: [unclear], min_samples: 20}, or some of
+    these; null: classes are those of the shards."""
     size: Annotated[int | tuple[int, int] | None, BeforeValidator(_check_size)] = None
     """Frames or patches are resized to a square of so many pixels, or to [height, width]; null: the backbone's own."""
     resize: ResizeBy = "swscale"

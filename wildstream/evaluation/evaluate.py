@@ -309,6 +309,8 @@ def _open_data(path: str, manifest: Manifest, storage: Storage, *, is_trained_on
     index = open_index(path, storage)
     backbone = manifest.config.model.backbone
     check_contents(index, manifest.sliding_style, precomputed=manifest.features is not None, feature_model=backbone)
+    if manifest.class_map is not None and index.categories == list(manifest.class_map):
+        index = index.with_classes(manifest.class_map)
     dataset = WindowDataset(index=index, style=manifest.sliding_style)
     for what in ("categories", "task"):
         known, found = getattr(manifest, what), getattr(dataset.index.info, what)

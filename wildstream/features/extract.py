@@ -40,7 +40,8 @@ from wildstream.features.write import (
 from wildstream.launch import check_launch
 from wildstream.models.backbones import Backbone, Weights, make_backbone
 from wildstream.shards.feature_info import STORED, FeatureInfo, Precision, Tokens
-from wildstream.shards.index import DatasetInfo, Index, open_index
+from wildstream.shards.index import Index, open_index
+from wildstream.shards.index_schema import DatasetInfo
 from wildstream.shards.places import Place, make_place
 from wildstream.storage.access import Storage
 from wildstream.storage.urls import is_remote, local_path

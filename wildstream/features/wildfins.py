@@ -39,7 +39,7 @@ from wildstream.features.write import (
 )
 from wildstream.shards.feature_info import FeatureInfo, Precision
 from wildstream.shards.formats import Task, find_categories, safe_name
-from wildstream.shards.index import DatasetInfo
+from wildstream.shards.index_schema import DatasetInfo
 from wildstream.shards.labels import LabelTrack
 from wildstream.shards.places import LocalPlace, Place, make_place, metadata_of
 from wildstream.shards.wildfins import SavedSplit, find_saved, load_sample

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from wildstream.shards.feature_info import FEATURES, STORED, FeatureInfo
-from wildstream.shards.index import DatasetInfo, make_table, write_table
+from wildstream.shards.index_schema import DatasetInfo, make_table, write_table
 from wildstream.shards.labels import LabelTrack
 from wildstream.shards.places import Place, metadata_of, read_rows
 

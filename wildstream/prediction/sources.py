@@ -28,16 +28,8 @@ from torch import Tensor
 from wildstream.errors import ConfigError, VideoError
 from wildstream.facts import VideoFacts
 from wildstream.shards.formats import safe_name
-from wildstream.shards.index import (
-    DATASET_NAME,
-    INDEX_NAME,
-    DatasetInfo,
-    Index,
-    make_table,
-    open_index,
-    write_info,
-    write_table,
-)
+from wildstream.shards.index import Index, open_index
+from wildstream.shards.index_schema import DATASET_NAME, INDEX_NAME, DatasetInfo, make_table, write_info, write_table
 from wildstream.shards.ingest import examine_video, make_columns, make_row
 from wildstream.shards.labels import LabelTrack
 from wildstream.storage import urls

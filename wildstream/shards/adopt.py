@@ -31,12 +31,12 @@ from tqdm import tqdm
 
 from wildstream.errors import ConfigError, FormatError, SampleError, ShardError, StorageError
 from wildstream.shards.formats import Refusal, Task
-from wildstream.shards.index import (
+from wildstream.shards.index import open_index
+from wildstream.shards.index_schema import (
     DATASET_NAME,
     INDEX_NAME,
     DatasetInfo,
     make_table,
-    open_index,
     write_info,
     write_table,
     write_text,

@@ -18,14 +18,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from wildstream.errors import ConfigError, ShardError
 from wildstream.facts import FrameTable
-from wildstream.shards.feature_info import FeatureInfo
-from wildstream.shards.formats import Task
+from wildstream.shards.class_map import ClassMap, frames_with_class, map_events, new_categories
 from wildstream.shards.index_file import IndexFile
+from wildstream.shards.index_schema import (
+    DATASET_NAME,
+    EVENT,
+    LATE,
+    PAIRS,
+    ROWS_PER_GROUP,
+    SCHEMA,
+    SCHEMA_VERSION,
+    WIDE,
+    DatasetInfo,
+)
 from wildstream.shards.labels import LabelTrack
 from wildstream.storage import urls
 from wildstream.storage.access import Storage
@@ -33,83 +42,8 @@ from wildstream.storage.access import Storage
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-SCHEMA_VERSION = 1
-INDEX_NAME = "index.parquet"
-DATASET_NAME = "dataset.json"
 KEY_FRAME_EVERY = 32
 """Frames of which `Index.key_frames` names one at most."""
-ROWS_PER_GROUP = 64
-"""Videos per Parquet row group: what is read at once for the wide columns of one of them."""
-
-EVENT = pa.struct([("class", pa.int32()), ("first", pa.int32()), ("stop", pa.int32())])
-RUN = pa.struct([("first", pa.int32()), ("stop", pa.int32())])
-MARK = pa.struct([("frame", pa.int32()), ("byte", pa.int64())])
-BYTES = pa.struct([("first", pa.int64()), ("stop", pa.int64())])
-SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("shard", pa.string()),  # file name, relative to the index
-        ("extension", pa.string()),  # of the video member
-        ("offset", pa.int64()),  # of the video member's first byte in the shard
-        ("size", pa.int64()),  # bytes of the video member
-        ("sha256", pa.string()),  # of the video member
-        ("codec", pa.string()),
-        ("pixel_format", pa.string()),
-        ("width", pa.int32()),  # upright
-        ("height", pa.int32()),
-        ("num_frames", pa.int32()),  # that decode, or are lost in between
-        ("claimed_frames", pa.int32()),  # that the source's container promises; not in indexes of 0.1.0
-        ("time_base_numerator", pa.int32()),
-        ("time_base_denominator", pa.int32()),
-        ("ctime", pa.float64()),  # of the source file, seconds since 1970
-        ("source", pa.string()),  # the source file, relative to the source folder
-        ("events", pa.list_(EVENT)),
-        ("pts", pa.list_(pa.int64())),  # of every frame, in units of the time base
-        ("key_frames", pa.list_(pa.int32())),  # frame numbers where decoding may start
-        ("lost", pa.list_(RUN)),  # runs of frames that a damaged packet cost; not in indexes of 0.1.0: none are
-        ("packets", pa.list_(pa.int32())),  # frame number of each packet in order of decoding; empty if none is spared
-        ("unreferenced", pa.list_(pa.int32())),  # frames that no other is predicted from; nor are these two in 0.1.0
-        ("marks", pa.list_(MARK)),  # all frames below `frame` lie before `byte` of the file; empty: read all of it
-        ("opening", pa.list_(BYTES)),  # runs of bytes that opening the file reads; nor are these two in 0.1.0
-        ("skipped", pa.list_(pa.int32())),  # windows that have no features; empty for videos, not in 0.1.0
-    ]
-)
-PAIRS = {"lost": ("first", "stop"), "marks": ("frame", "byte"), "opening": ("first", "stop")}
-"""Columns that hold pairs of numbers, and what these are called."""
-WIDE = ("pts", "key_frames", "packets", "unreferenced", *PAIRS)
-LATE = (*WIDE, "claimed_frames", "skipped")
-"""Columns that opening an index does not read."""
-
-
-class DatasetInfo(BaseModel):
-    """dataset.json: what the rows of the index mean."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_version: int = SCHEMA_VERSION
-    """Version of this file and of the index's columns."""
-    categories: list[str]
-    """Class names; a class number is a place in this list."""
-    task: Task
-    """multi_label: classes may overlap; single_label: exactly one per window."""
-    split: str
-    """Name of the split."""
-    format: str
-    """Layout that the shards were packed from."""
-    num_videos: int
-    """Rows of the index."""
-    num_frames: int
-    """Frames of all videos."""
-    shards: list[str]
-    """File names, in order."""
-    packed_by: str
-    """Program and version."""
-    transcode: dict[str, int | str] | None = None
-    """Options that the videos were re-encoded with; None where they are as they were."""
-    features: FeatureInfo | None = None
-    """How the features were made; None where the shards hold videos."""
-    index: str = INDEX_NAME
-    """Name of the index's file. In object storage each packing has another: this file decides which one counts."""
 
 
 class Index:
@@ -129,7 +63,8 @@ class Index:
         events = table["events"].combine_chunks()
         self._event_ends = np.cumsum(pc.list_value_length(events).to_numpy(zero_copy_only=False), dtype=np.int64)
         flat = events.flatten()
-        self._events = tuple(flat.field(name).to_numpy().astype(np.int32) for name in ("class", "first", "stop"))
+        classes, first, stop = (flat.field(name).to_numpy().astype(np.int32) for name in ("class", "first", "stop"))
+        self._events = classes, first, stop
 
     def __len__(self) -> int:
         """Number of videos."""
@@ -249,6 +184,43 @@ class Index:
         column = self._file.read(["skipped"])["skipped"].take(self._rows)
         return {video: np.asarray(windows, np.int64) for video, windows in enumerate(column.to_pylist()) if windows}
 
+    def with_classes(self, class_map: ClassMap) -> Index:
+        """The index with other classes; of a single-label split without the videos that are of none then.
+
+        Args:
+            class_map: What each category becomes; see class_map.py.
+
+        Raises:
+            ConfigError: The map is of other categories, or a video of a single-label split would be of a class in
+                some of its frames alone.
+        """
+        if list(class_map) != self.categories:
+            raise ConfigError(
+                f"the class map is of {', '.join(class_map):.200}, {urls.redact(self.folder)} has "
+                f"{', '.join(self.categories):.200}."
+            )
+        names = new_categories(class_map)
+        numbers = np.array([-1 if new is None else names.index(new) for new in class_map.values()], np.int32)
+        events, ends = map_events(self._events, self._event_ends, numbers)
+        columns = [pa.array(column) for column in events]
+        lists = pa.ListArray.from_arrays(
+            pa.array(np.append(0, ends).astype(np.int32)), pa.StructArray.from_arrays(columns, fields=list(EVENT))
+        )
+        table = self._table.set_column(self._table.column_names.index("events"), "events", pa.chunked_array([lists]))
+        index = Index(self._file, self.info.model_copy(update={"categories": names}), table, self._rows)
+        if self.info.task == "multi_label":
+            return index
+        before, after = (
+            frames_with_class(*labelled) for labelled in ((self._events, self._event_ends), (events, ends))
+        )
+        if len(partly := np.flatnonzero((after > 0) & (after < before))):
+            video = int(partly[0])
+            raise ConfigError(
+                f"{self.keys[video]} would be of a class in {after[video]:,} of its {before[video]:,} frames, and "
+                "a window of a single-label split is of one. Rename the class in place of leaving it out."
+            )
+        return index._only(after == before)
+
     def newer_than(self, min_ctime: float) -> Index:
         """The index without the videos whose source file changed before `min_ctime` (seconds since 1970)."""
         return self._only(self._table["ctime"].to_numpy() >= min_ctime)
@@ -313,24 +285,6 @@ def _folder_of(shards: Sequence[str]) -> str:
     return folders.pop() or "."
 
 
-def write_info(folder: Path, info: DatasetInfo) -> None:
-    """Write dataset.json into a folder, which says that the folder is complete."""
-    write_text(folder / DATASET_NAME, info.model_dump_json(indent=2) + "\n")
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write rows of the index to a Parquet file, to a temporary name first."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, compression="zstd")
-    temporary.replace(path)
-
-
-def make_table(rows: Sequence[dict[str, Any]], metadata: dict[str, str] | None = None) -> pa.Table:
-    """Rows as a table with the index's columns, in order of their keys."""
-    ordered = sorted(rows, key=lambda row: str(row["key"]))
-    return pa.Table.from_pylist(ordered, schema=SCHEMA).replace_schema_metadata(metadata)
-
-
 def _what_is_there(folder: str) -> str:
     """Where the packed splits are that somebody may have meant."""
     if urls.is_remote(folder):
@@ -367,10 +321,3 @@ def _read_info(folder: str, storage: Storage) -> DatasetInfo:
         return DatasetInfo.model_validate(raw)
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
         raise ShardError(f"{name} is damaged: {error}. Pack the videos again.") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, to a temporary name first."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

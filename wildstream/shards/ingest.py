@@ -19,7 +19,7 @@ from wildstream.errors import LabelError, SampleError, VideoError
 from wildstream.facts import VideoFacts
 from wildstream.probe import probe
 from wildstream.shards.formats import Format, Source
-from wildstream.shards.index import PAIRS
+from wildstream.shards.index_schema import PAIRS
 from wildstream.shards.labels import LabelTrack
 from wildstream.shards.transcode import EXTENSION, Transcode, TranscodeEffect, transcode
 from wildstream.video import name_runs

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from wildstream.errors import ConfigError, SampleError, VideoError
 from wildstream.shards.formats import Format, Refusal, Scan, Source, get_format, select_splits
-from wildstream.shards.index import SCHEMA_VERSION, DatasetInfo, make_table, write_table, write_text
+from wildstream.shards.index_schema import SCHEMA_VERSION, DatasetInfo, make_table, write_table, write_text
 from wildstream.shards.ingest import Sample, ingest, name_damage
 from wildstream.shards.places import Place, make_place, metadata_of, read_rows
 from wildstream.shards.transcode import Transcode, TranscodeEffect

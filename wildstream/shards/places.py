@@ -24,17 +24,9 @@ import pyarrow.parquet as pq
 
 from wildstream.errors import ConfigError, ShardError, StorageError
 from wildstream.locations import cache_folder
-from wildstream.shards.index import (
-    DATASET_NAME,
-    INDEX_NAME,
-    SCHEMA,
-    DatasetInfo,
-    Index,
-    open_index,
-    write_info,
-    write_table,
-)
+from wildstream.shards.index import Index, open_index
 from wildstream.shards.index_file import IndexFile
+from wildstream.shards.index_schema import DATASET_NAME, INDEX_NAME, SCHEMA, DatasetInfo, write_info, write_table
 from wildstream.shards.staging import link_or_copy, locked, put_in_place, remove_staging, staging_folder
 from wildstream.storage import urls
 from wildstream.storage.access import Storage

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from wildstream.errors import ShardError
-from wildstream.shards.index import DATASET_NAME
+from wildstream.shards.index_schema import DATASET_NAME
 
 
 @contextmanager

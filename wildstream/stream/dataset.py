@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from wildstream.errors import ConfigError
+from wildstream.shards.class_map import ClassMap
 from wildstream.shards.index import Index, open_index
 from wildstream.storage.access import CACHE_BYTES, Storage
 from wildstream.storage.urls import redact
@@ -84,6 +85,9 @@ class DatasetBuilder:
     """Applied to the frames of each clip, (T, [P,] C, H, W) uint8; its results must be of one shape."""
     only_labels: bool = False
     """Give labels and addresses only; no video is ever opened."""
+    class_map: ClassMap | None = None
+    """What each category becomes, None where it is left out, such as {"walk": "moving", "run": "moving", "unclear":
+    None}; all of them are named. By default they stay as they are."""
     min_ctime: float | None = None
     """Leave out videos whose source file changed before this (seconds since 1970)."""
     precomputed: bool = False
@@ -101,7 +105,7 @@ class DatasetBuilder:
         """Open the index.
 
         Raises:
-            ConfigError: The style is not known or invalid.
+            ConfigError: The style is not known or invalid, or the class map is of other categories.
             ShardError: The path holds no packed split, or a damaged one, or it cannot be read.
         """
         style = get_style(self.style)
@@ -109,6 +113,8 @@ class DatasetBuilder:
         storage = Storage(options=self.storage_options, cache_dir=cache, cache_bytes=self.cache_bytes)
         index = open_index(self.path, storage)
         check_contents(index, style, precomputed=self.precomputed, feature_model=self.feature_model)
+        if self.class_map is not None:
+            index = index.with_classes(self.class_map)
         if self.min_ctime is not None:
             index = index.newer_than(self.min_ctime)
         return WindowDataset(index=index, style=style, transform=self.transform, only_labels=self.only_labels)

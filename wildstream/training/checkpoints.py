@@ -51,7 +51,9 @@ class Manifest(BaseModel):
     config: TrainConfig
     """The options of the run."""
     categories: list[str]
-    """Class names of the data, in order of class number."""
+    """Class names of the data, in order of class number; where `class_map` is given, the new ones."""
+    class_map: dict[str, str | None] | None = None
+    """What each category of the shards became, null where it was left out; None: they are as they were."""
     hierarchy: Hierarchy | None = None
     """Levels of classes that the model gives scores of, side by side, rare classes merged; None: of the categories."""
     task: Task

@@ -27,7 +27,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from wildstream.config.compose import check_config
-from wildstream.config.data import DataConfig
 from wildstream.config.train import TrainConfig
 from wildstream.config.trainer import TrainerConfig
 from wildstream.errors import ConfigError
@@ -36,10 +35,9 @@ from wildstream.models.classifier import VideoClassifier
 from wildstream.models.hierarchy import OTHER, Hierarchy
 from wildstream.models.hierarchy_file import read_hierarchy
 from wildstream.models.unfreezing import Unfreezing, parameter_groups
+from wildstream.shards.class_map import ClassMap
 from wildstream.shards.formats import Task
-from wildstream.shards.index import open_index
-from wildstream.storage.urls import join
-from wildstream.stream.dataset import WindowDataset, check_contents
+from wildstream.stream.dataset import WindowDataset
 from wildstream.stream.loader import Loader
 from wildstream.training.augmentation import make_augment
 from wildstream.training.checkpoints import (
@@ -51,6 +49,7 @@ from wildstream.training.checkpoints import (
     restore_checkpoint,
     used_versions,
 )
+from wildstream.training.data import open_splits
 from wildstream.training.finetuning import start_from
 from wildstream.training.interruption import Interruption
 from wildstream.training.losses import Criterion, LevelsCriterion, class_weights
@@ -86,7 +85,7 @@ def train(config: TrainConfig, *, interruption: Interruption | None = None) -> P
         with Interruption() as listening:
             return train(config, interruption=listening)
     options = config.trainer
-    training, validation = _open_splits(config.data, config.model.backbone)
+    training, validation, class_map = open_splits(config.data, config.model.backbone)
     check_trackers(config)
     run = options.out or Path("runs") / default_run_name(config)
     accelerator = make_accelerator(options)
@@ -105,7 +104,7 @@ def train(config: TrainConfig, *, interruption: Interruption | None = None) -> P
     augment = make_augment(config.augment, size)
     train_loader = _make_loader(training, config, size=size, shuffle=True)
     criterion = _make_criterion(options, training.index.info.task, labels, hierarchy)
-    manifest = _describe(config, training, validation, size=size, hierarchy=hierarchy)
+    manifest = _describe(config, training, validation, size=size, class_map=class_map, hierarchy=hierarchy)
     if config.model.checkpoint and not goes_on:
         told = start_from(config.model.checkpoint, model, config, manifest)
         if accelerator.is_main_process:
@@ -187,33 +186,6 @@ def default_run_name(config: TrainConfig) -> str:
     return f"{datetime.now():%Y%m%d-%H%M%S}-{config.model.backbone.replace('/', '_')}-{style}"
 
 
-def _open_splits(data: DataConfig, backbone: str) -> tuple[WindowDataset, WindowDataset]:
-    """The windows to train and to validate on; they must have the same categories and task."""
-    training, validation = (_open_split(data, split, backbone) for split in (data.train_split, data.val_split))
-    for what in ("categories", "task"):
-        first, second = (getattr(dataset.index.info, what) for dataset in (training, validation))
-        if first != second:
-            raise ConfigError(
-                f"{data.path}: the {what} of {data.train_split} are {first}, those of {data.val_split} {second}. "
-                "Pack both splits from one source."
-            )
-    return training, validation
-
-
-def _open_split(data: DataConfig, split: str, backbone: str) -> WindowDataset:
-    """The windows of one split; there must be some."""
-    index = open_index(join(data.path, split), data.make_storage())
-    check_contents(index, data.sliding_style, precomputed=data.precomputed, feature_model=backbone)
-    dataset = WindowDataset(index=index, style=data.sliding_style)
-    if not len(dataset):
-        longest = int(dataset.index.num_frames.max(initial=0))
-        raise ConfigError(
-            f"{join(data.path, split)} has no window of data.style={data.style}: its longest video has {longest} "
-            "frames. Take a style with a smaller window_size or temporal_sample_interval."
-        )
-    return dataset
-
-
 def _make_loader(dataset: WindowDataset, config: TrainConfig, *, size: int | tuple[int, int], shuffle: bool) -> Loader:
     """The loader of one split."""
     data = config.data
@@ -285,12 +257,14 @@ def _describe(
     validation: WindowDataset,
     *,
     size: int | tuple[int, int],
+    class_map: ClassMap | None,
     hierarchy: Hierarchy | None,
 ) -> Manifest:
     """What is known of the checkpoints before the first epoch."""
     return Manifest(
         config=config,
         categories=training.categories,
+        class_map=class_map,
         hierarchy=hierarchy,
         task=training.index.info.task,
         style=training.style.as_dict(),

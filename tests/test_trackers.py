@@ -124,6 +124,10 @@ def test_an_address_with_a_login_is_refused_and_not_repeated(tmp_path):
     with pytest.raises(ConfigError, match=r"holds a login.*MLFLOW_TRACKING_USERNAME") as caught:
         compose_config([f"data.path={tmp_path}", "trainer.mlflow='https://me:hush@host'"])
     assert "hush" not in str(caught.value)
+    for uri in ("postgresql://db/x?user=me&password=hush", "mysql://me:hu/sh@host/db"):
+        with pytest.raises(ConfigError, match=r"holds a login or options") as caught:
+            compose_config([f"data.path={tmp_path}", f"trainer.mlflow='{uri}'"])
+        assert "hu" not in str(caught.value).split("which")[0]
     with pytest.raises(ConfigError, match=r"such as sqlite:///mlflow\.db"):
         compose_config([f"data.path={tmp_path}", "trainer.mlflow=mlruns"])
 

@@ -10,7 +10,6 @@ from pydantic import AfterValidator, Field, model_validator
 
 from wildstream.config.options import Number, Positive, Strict, expand
 from wildstream.errors import ConfigError
-from wildstream.storage import urls
 
 LossName = Literal["auto", "bce", "ce", "focal", "asymmetric"]
 TOP_FIGURES = ("top1", "top1_per_class", "top5", "top5_per_class", "top10", "top10_per_class")
@@ -47,10 +46,12 @@ def _check_optimizer(name: str) -> str:
 
 def _check_uri(uri: str) -> str:
     """Refuse an address that holds a login, and what MLflow takes no more."""
-    if urls.has_login(uri):
+    scheme, _, rest = uri.partition("://")
+    if "@" in rest or "?" in rest:  # an "@" behind a "/" too, which is one of a password that is not escaped
         raise ConfigError(
-            f"{urls.redact(uri)} holds a login, which would be kept with the run. Give it by MLFLOW_TRACKING_USERNAME "
-            "and MLFLOW_TRACKING_PASSWORD."
+            f"{scheme}://… holds a login or options, which would be kept with the run. Give it by "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or take the address of an MLflow server that knows "
+            "the database."
         )
     if "://" not in uri:
         raise ConfigError("MLflow takes the address of a database or a server, such as sqlite:///mlflow.db")
@@ -74,7 +75,7 @@ class TrainerConfig(Strict):
     class_weights: ClassWeights = "none"
     """Weight of the clips of a class: none; inverse to its number of windows; effective number of samples."""
     focal_gamma: Annotated[Number, Field(ge=0)] = 2.0
-    """Focusing of loss=focal: the higher, the less easy clips count."""
+    """Focusing of loss=focal: 0, or 1 or more; the higher, the less easy clips count."""
     optimizer: Annotated[str, AfterValidator(_check_optimizer)] = "adamw"
     """adamw, sgd, or any other optimizer of timm.optim by name."""
     lr: Annotated[Number, Field(gt=0)] = 3e-4
@@ -147,6 +148,12 @@ class TrainerConfig(Strict):
             raise ValueError(
                 f"trainer.warmup_epochs={self.warmup_epochs} must not be more than trainer.epochs={self.epochs}."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_focal(self) -> TrainerConfig:
+        if 0 < self.focal_gamma < 1:  # the gradient of (1 - p)^gamma has no bound then where p nears 1
+            raise ValueError(f"trainer.focal_gamma={self.focal_gamma} must be 0, or 1 or more. Take 2.")
         return self
 
     @model_validator(mode="after")

@@ -29,7 +29,6 @@ from wildstream.models.heads import CLASSIFIERS, choose
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from wildstream.shards.formats import Task
 
 OTHER = "other"
 """The class of a level that holds those with too few samples."""
@@ -92,14 +91,20 @@ class Hierarchy:
             )
         return dict(zip((level.name for level in self.levels), scores.split(self.sizes, dim=-1), strict=True))
 
-    def level_labels(self, labels: Tensor, *, task: Task = "multi_label") -> dict[str, Tensor]:
-        """Labels of the categories, (B, K), as labels of each level, (B, K_level), of the same type.
+    def level_labels(self, labels: Tensor) -> dict[str, Tensor]:
+        """Labels of the categories, (B, K) bool or 0/1, as labels of each level, (B, K_level), of the same type.
 
-        A class of a level is there where one of its categories is. Of soft labels (float, within [0, 1]) a class has
-        the sum of its categories' for single_label, as probabilities have, and the highest of them for multi_label,
-        where categories happen together.
+        A class of a level is there where one of its categories is.
         """
-        return {level.name: _gather_labels(labels, level, task) for level in self.levels}
+        return {level.name: _gather_labels(labels, level) for level in self.levels}
+
+    def join_labels(self, labels: Tensor) -> Tensor:
+        """The same side by side, (B, sum of sizes), as scores are; `split` takes them apart.
+
+        Labels are mixed, as mixup does, after this: of the categories' shares nobody can tell those of a level, because
+        categories of one class may be in both clips.
+        """
+        return torch.cat(list(self.level_labels(labels).values()), dim=1)
 
     def count_samples(self, labels: npt.NDArray[np.generic]) -> dict[str, npt.NDArray[np.int64]]:
         """Windows of each class of each level, (K_level,), by labels (N, K) of 0/1."""
@@ -223,16 +228,11 @@ def _check_tree(low: tuple[str, ...], high: tuple[str, ...], level: str) -> None
             raise ConfigError(f"{child!r} lies in {level} {parent[child]!r} and {own!r}. Give each class one parent.")
 
 
-def _gather_labels(labels: Tensor, level: Level, task: Task) -> Tensor:
+def _gather_labels(labels: Tensor, level: Level) -> Tensor:
     """(B, K) of a type to (B, K_level) of the same."""
     number = torch.tensor(level.of_category, dtype=torch.int64, device=labels.device)
-    values = labels if labels.is_floating_point() else labels.float()
-    empty = values.new_zeros(len(labels), len(level.classes))
-    if labels.is_floating_point() and task == "single_label":
-        # A product, because adding by index takes no fixed order on GPUs.
-        return values @ torch.nn.functional.one_hot(number, len(level.classes)).to(values)
-    found = empty.scatter_reduce(1, number.expand(len(labels), -1), values, "amax")
-    return found.to(labels.dtype)
+    empty = torch.zeros(len(labels), len(level.classes), device=labels.device)
+    return empty.scatter_reduce(1, number.expand(len(labels), -1), labels.float(), "amax").to(labels.dtype)
 
 
 def _merge(level: Level, is_rare: npt.NDArray[np.bool_]) -> Level:

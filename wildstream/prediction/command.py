@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from wildstream.commands import REFUSED, parse_checkpoint, parse_count
 
@@ -22,7 +21,7 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
         metavar="VIDEOS",
         help="video files, folders of them, packed shards (their labels are not looked at), or URLs of any of these",
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the results; it must not be there yet")
+    parser.add_argument("out", metavar="OUT", help="folder for the results; it must not be there yet")
     parser.add_argument(
         "--checkpoint",
         type=parse_checkpoint,
@@ -110,6 +109,7 @@ def run_predict(options: argparse.Namespace) -> int:
         ("refused", report.refused),
         ("shorter", report.shortened),
         ("damaged", report.lacking),
+        ("undrawn", report.not_drawn),
     ):
         for name, reason in entries.items():
             print(f"{word}  {name}: {reason}")

@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 SHOWN_CLASSES = 8
 """Rows, at most: of more classes those that happen longest, then those that are most probable."""
 NARROWEST = 480
-"""Pixels; narrower videos are enlarged, so that there is room for words."""
-TIME_BASE = Fraction(1, 90_000)
+"""Pixels; narrower videos are enlarged, so that there is room for words, or have dark margins."""
+TALLEST = 1080
+"""Pixels to which a narrow video may be enlarged."""
+TIME_BASE = Fraction(1, 60_000)  # MPEG-4 takes no finer one
 ENCODERS = ("libx264", "mpeg4")
 BT601_MATRIX, LIMITED_RANGE = 6, 1
 """Numbers of FFmpeg's AVCOL_SPC_SMPTE170M and AVCOL_RANGE_MPEG."""
@@ -78,24 +80,28 @@ def draw_video(data: Tensor, table: FrameTable, path: Path, drawing: Drawing, *,
 
     Raises:
         ConfigError: This machine's PyAV has no encoder for it.
+        VideoError: The encoder does not take it.
     """
     import av
 
     panel = _Panel(drawing, size)
     encoder = _find_encoder()
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as result:
-        rate = Fraction(len(table.pts) / float(drawing.borders[-1])).limit_denominator(1001)
-        stream = cast("VideoStream", result.add_stream(encoder, max(rate, Fraction(1)), time_base=TIME_BASE))
-        stream.width, stream.height, stream.pix_fmt = panel.width, panel.height, "yuv420p"
-        stream.options = {"crf": "20", "preset": "veryfast"} if encoder == "libx264" else {"qscale": "3"}
-        stream.codec_context.time_base = TIME_BASE
-        # What libswscale makes of RGB; without it, players take large pictures for BT.709.
-        stream.codec_context.colorspace, stream.codec_context.color_range = BT601_MATRIX, LIMITED_RANGE
-        for number, frame in _frames(data, table):
-            drawn = av.VideoFrame.from_ndarray(np.asarray(panel.draw(number, frame)), format="rgb24")
-            drawn.pts, drawn.time_base = round(float(drawing.borders[number]) / TIME_BASE), TIME_BASE
-            result.mux(stream.encode(drawn))
-        result.mux(stream.encode(None))
+    try:
+        with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as result:
+            rate = Fraction(len(table.pts) / float(drawing.borders[-1])).limit_denominator(1001)
+            stream = cast("VideoStream", result.add_stream(encoder, max(rate, Fraction(1)), time_base=TIME_BASE))
+            stream.width, stream.height, stream.pix_fmt = panel.width, panel.height, "yuv420p"
+            stream.options = {"crf": "20", "preset": "veryfast"} if encoder == "libx264" else {"qscale": "3"}
+            stream.codec_context.time_base = TIME_BASE
+            # What libswscale makes of RGB; without it, players take large pictures for BT.709.
+            stream.codec_context.colorspace, stream.codec_context.color_range = BT601_MATRIX, LIMITED_RANGE
+            for number, frame in _frames(data, table):
+                drawn = av.VideoFrame.from_ndarray(np.asarray(panel.draw(number, frame)), format="rgb24")
+                drawn.pts, drawn.time_base = round(float(drawing.borders[number]) / TIME_BASE), TIME_BASE
+                result.mux(stream.encode(drawn))
+            result.mux(stream.encode(None))
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{drawing.key} cannot be drawn: {encoder} does not take it ({error})") from error
 
 
 def _find_encoder() -> str:
@@ -140,9 +146,10 @@ class _Panel:
 
     def __post_init__(self) -> None:
         frame_height, frame_width = self.size
-        scale = max(1.0, NARROWEST / frame_width)
+        scale = max(1.0, min(NARROWEST / frame_width, TALLEST / frame_height))
         self._frame_size = round(frame_width * scale), round(frame_height * scale)
-        wide, high = self._frame_size
+        wide, high = max(NARROWEST, self._frame_size[0]), self._frame_size[1]
+        self._margin = (wide - self._frame_size[0]) // 2
         self._row = max(20, round(0.036 * min(wide, 1.6 * high)))
         self._font = ImageFont.load_default(0.62 * self._row)
         self._shown = self._choose()
@@ -165,7 +172,7 @@ class _Panel:
             image = Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy())
             if image.size != self._frame_size:
                 image = image.resize(self._frame_size, Image.Resampling.BICUBIC)
-            canvas.paste(image, (0, 0))
+            canvas.paste(image, (self._margin, 0))
         count, seconds = len(self.drawing.borders) - 1, float(self.drawing.borders[number])
         right = self._columns[4]
         self._write(brush, 0, self._columns[0], self.drawing.key, DIM)

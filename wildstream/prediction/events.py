@@ -6,7 +6,8 @@
     events         .  .  [========)  .  .  .  .  .       those that are shorter than min_duration are left out
 
 multi_label: a class happens where its probability is above its threshold. single_label: the most probable class
-happens, where it is above its threshold, and a gap in which another class happens stays. Nothing happens at frames
+happens, where it is above its threshold, and a gap in which another class happens stays, unless that is left out as too
+short: then the gap is closed after all, if it is short enough. Nothing happens at frames
 without a probability (NaN). Intervals are half-open: `stop_frame` is the first frame after, `stop_seconds` is when that
 is shown. Seconds count from when the first frame is shown, as players and annotators count.
 """
@@ -83,10 +84,16 @@ def find_events(
     if task == "single_label":
         told = np.where(np.isnan(probabilities), -1.0, probabilities)
         happens &= np.arange(len(classes)) == told.argmax(axis=1)[:, np.newaxis]
-    others = happens.any(axis=1) if task == "single_label" else np.zeros(len(happens), np.bool_)
+    runs = [_runs(column, happens.any(axis=1) & ~column, borders, rules, task) for column in happens.T]
+    if task == "single_label":  # what was too short to count no longer parts others
+        count = np.zeros(happens.shape, np.bool_)
+        for column, of_class in zip(count.T, runs, strict=True):
+            for first, stop in of_class:
+                column[first:stop] = True
+        runs = [_runs(column, count.any(axis=1) & ~column, borders, rules, task) for column in count.T]
     found = []
     for number, name in enumerate(classes):
-        for first, stop in _runs(happens[:, number], others & ~happens[:, number], borders, rules):
+        for first, stop in runs[number]:
             own = probabilities[first:stop, number].astype(np.float64)
             event = Event(
                 label=name,
@@ -101,15 +108,19 @@ def find_events(
     return [event for _, _, event in sorted(found, key=lambda entry: entry[:2])]
 
 
-def _runs(happens: Bools, blocked: Bools, borders: Floats, rules: EventRules) -> list[tuple[int, int]]:
-    """Runs of frames of one class, short gaps closed and short runs left out; no gap with a blocked frame is closed."""
+def _runs(happens: Bools, others: Bools, borders: Floats, rules: EventRules, task: Task) -> list[tuple[int, int]]:
+    """Runs of frames of one class, short gaps closed and short runs left out.
+
+    Of classes that exclude each other no gap is closed in which one of the others happens.
+    """
     edges = np.diff(happens.astype(np.int8), prepend=0, append=0)
     first, stop = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     if not len(first):
         return []
-    blocks = np.concatenate([[0], np.cumsum(blocked)])
     apart = borders[first[1:]] - borders[stop[:-1]] >= rules.min_gap - ROUNDING
-    apart |= blocks[first[1:]] > blocks[stop[:-1]]
+    if task == "single_label":
+        before = np.concatenate([[0], np.cumsum(others)])
+        apart |= before[first[1:]] > before[stop[:-1]]
     first, stop = first[np.append(True, apart)], stop[np.append(apart, True)]
     long = borders[stop] - borders[first] >= rules.min_duration - ROUNDING
     return list(zip(first[long].tolist(), stop[long].tolist(), strict=True))

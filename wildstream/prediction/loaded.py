@@ -129,6 +129,6 @@ def _open_exported(path: Path, device: str | None) -> LoadedModel:
         size=exported.size,
         resize=exported.resize,
         thresholds=exported.thresholds,
-        epoch=None,
+        epoch=exported.document.epoch,
         score=exported.all_levels,
     )

@@ -10,7 +10,8 @@ OUT/events.json       schema_version, wildstream, predicted_at (UTC)
   rules               weighting, thresholds (by class), min_duration and min_gap in seconds
   videos              for each: key, source, num_frames, duration_seconds, fps, frames_without_probability;
                       windows: planned, delivered, skipped (their numbers); problems: why windows were skipped, and how
-                      many for each reason; events: for each label, first_frame, stop_frame (half-open), start_seconds,
+                      many for each reason; shortened: what of its end is missing, or null; not_drawn: why it could
+                      not be drawn, or null; events: for each label, first_frame, stop_frame (half-open), start_seconds,
                       stop_seconds (since the first frame), mean_probability, max_probability
   refused             for each video that was left out: path, reason
 OUT/videos/KEY.mp4    the video with the labels drawn in, where that is asked for
@@ -69,6 +70,10 @@ class PredictedVideo:
     """planned, delivered and skipped."""
     problems: dict[str, int]
     """Why windows were skipped, and how many for each reason."""
+    shortened: str = ""
+    """What of its end is missing, if anything."""
+    not_drawn: str = ""
+    """Why it could not be drawn, if that was asked for."""
 
     @property
     def duration(self) -> float:
@@ -96,6 +101,8 @@ class PredictedVideo:
             "frames_without_probability": self.num_lacking,
             "windows": self.windows,
             "problems": self.problems,
+            "shortened": self.shortened or None,
+            "not_drawn": self.not_drawn or None,
             "events": [asdict(event) for event in self.events],
         }
 
@@ -126,7 +133,8 @@ class Output:
         Raises:
             ConfigError: There is something in its place, or nothing can be written there.
         """
-        self.folder = folder
+        probabilities = [(name, pa.float32()) for name in column_names(levels)]
+        self.folder = folder = folder.absolute()  # "." has a name then, and "a:b/c" is no address
         self._building = folder.with_name(f".{folder.name}.predicting")
         self._date = date
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -136,7 +144,6 @@ class Output:
             self._building.mkdir(parents=True)
         except OSError as error:
             raise ConfigError(f"{folder} cannot be written: {error.strerror}. Choose another folder.") from error
-        probabilities = [(name, pa.float32()) for name in column_names(levels)]
         self._schema = pa.schema(
             [("key", pa.string()), ("frame", pa.int32()), ("pts_seconds", pa.float64()), *probabilities]
         )

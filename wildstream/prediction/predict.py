@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from wildstream.errors import ConfigError, SampleError, ShardError, StorageError, WildStreamError
+from wildstream.errors import ConfigError, SampleError, ShardError, StorageError, VideoError
 from wildstream.facts import borders_of, frame_seconds
 from wildstream.prediction.draw import Drawing, draw_video
 from wildstream.prediction.events import EventRules, find_events
@@ -32,7 +32,7 @@ from wildstream.prediction.output import Output, PredictedVideo
 from wildstream.prediction.sources import Footage, find_videos, index_video
 from wildstream.prediction.timeline import Timeline, Weighting, window_weights
 from wildstream.storage.access import Storage
-from wildstream.storage.urls import redact
+from wildstream.storage.urls import is_remote, local_path, redact
 from wildstream.stream.loader import Loader
 from wildstream.stream.storage import Want, forget_shards, read_member
 from wildstream.tables import table
@@ -70,6 +70,8 @@ class PredictionReport:
     """Videos whose end is missing, by key, and how much."""
     lacking: dict[str, str] = field(default_factory=dict)
     """Videos of which some frames have no probability, by key, and why."""
+    not_drawn: dict[str, str] = field(default_factory=dict)
+    """Videos that were to be drawn and could not be, by key, and why."""
 
 
 def predict_videos(
@@ -125,6 +127,9 @@ def predict_videos(
         if not 0 <= seconds < float("inf"):
             raise ConfigError(f"{name}={seconds} must be seconds, 0 or more.")
     window_weights(1, weighting)
+    if is_remote(out):
+        raise ConfigError(f"{redact(str(out))} must be a local folder. Predict there, then copy it.")
+    place = local_path(out).expanduser()
     storage = storage or Storage()
     loaded = model if isinstance(model, LoadedModel) else open_model(model, checkpoint=checkpoint, device=device)
     rules = EventRules(thresholds=choose_thresholds(loaded, thresholds), min_duration=min_duration, min_gap=min_gap)
@@ -141,7 +146,7 @@ def predict_videos(
         storage=storage,
     )
     footage = find_videos([videos] if isinstance(videos, (str, Path)) else videos, storage)
-    return prediction.run(footage, Path(out).expanduser())
+    return prediction.run(footage, place)
 
 
 def choose_thresholds(model: LoadedModel, given: float | Mapping[str, float] | None) -> dict[str, float]:
@@ -183,20 +188,21 @@ class _Prediction:
             TemporaryDirectory(prefix="wildstream-") as scratch,
         ):
             for index, parts in self._prepared(footage, Path(scratch), report):
+                left = {one.number: one for one in parts}
                 try:
-                    wanted = {one.number: one for one in parts}
                     for number, timeline, problems in self._stitched(index, parts):
-                        if number not in wanted:  # it was given twice, by another name of the split
+                        if number not in left:  # it was given twice, by another name of the split
                             continue
-                        video = self._describe(index, wanted[number], number, timeline, problems)
+                        shortened = report.shortened.get(left[number].key, "")
+                        video = self._describe(index, left[number], number, timeline, problems, shortened)
+                        if self.draw:
+                            video = self._draw(index, number, video, output.drawn_path(video.key))
                         output.add(video)
                         _note(report, video)
-                        if self.draw:
-                            self._draw(index, number, video, output.drawn_path(video.key))
-                except (SampleError, ShardError) as error:
-                    if parts[0].split is not None:
-                        raise
-                    _refuse(report, parts[0], error)  # a file that was removed or changed meanwhile
+                        del left[number]
+                except (SampleError, ShardError) as error:  # removed or changed meanwhile, or out of reach
+                    for one in left.values():
+                        _refuse(report, one, error)
             if report.seconds:
                 output.finish(self._content(report))
         return report
@@ -269,12 +275,12 @@ class _Prediction:
         columns = zip(batch.keys, batch.starts.tolist(), batch.mask.tolist(), scores, strict=True)
         for row, (key, start, counts, found) in enumerate(columns):
             if counts and not np.isfinite(found).all():
-                raise WildStreamError(f"{self.model.source} gives {found} for the window at frame {start} of {key}.")
+                raise VideoError(f"{self.model.source} gives {found} for the window at frame {start}")
             if counts or row in batch.problems:  # the rest only fills up the batch
                 yield key, start, found if counts else None, batch.problems.get(row, "").removeprefix(f"{key}: ")
 
     def _describe(
-        self, index: Index, one: Footage, number: int, timeline: Timeline, problems: Counter[str]
+        self, index: Index, one: Footage, number: int, timeline: Timeline, problems: Counter[str], shortened: str
     ) -> PredictedVideo:
         """What was predicted of a video."""
         probabilities, frames = timeline.finish(), index.frame_table(number)
@@ -293,10 +299,11 @@ class _Prediction:
             events=events,
             windows={"planned": planned, "delivered": planned - failed, "skipped": failed},
             problems=dict(problems),
+            shortened=shortened,
         )
 
-    def _draw(self, index: Index, number: int, video: PredictedVideo, path: Path) -> None:
-        """Write a video with the labels drawn in."""
+    def _draw(self, index: Index, number: int, video: PredictedVideo, path: Path) -> PredictedVideo:
+        """Write a video with the labels drawn in; where it cannot be, the same says why."""
         shard, offset, size = index.place(number)
         classes = self.model.classes
         drawing = Drawing(
@@ -308,7 +315,12 @@ class _Prediction:
             borders=video.borders,
         )
         data = read_member(index.storage, Want(shard, offset, size, [(0, size)]))
-        draw_video(data, index.frame_table(number), path, drawing, size=index.frame_size(number))
+        try:
+            draw_video(data, index.frame_table(number), path, drawing, size=index.frame_size(number))
+        except VideoError as error:
+            path.unlink(missing_ok=True)
+            return replace(video, not_drawn=str(error))
+        return video
 
     def _content(self, report: PredictionReport) -> dict[str, Any]:
         """What events.json says besides the videos."""
@@ -353,6 +365,8 @@ def _refuse(report: PredictionReport, one: Footage, error: Exception) -> None:
 def _note(report: PredictionReport, video: PredictedVideo) -> None:
     """Note a video that was predicted."""
     report.seconds[video.key] = video.duration
+    if video.not_drawn:
+        report.not_drawn[video.key] = video.not_drawn
     for event in video.events:
         report.events[event.label] += 1
         report.event_seconds[event.label] += event.stop_seconds - event.start_seconds

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wildstream.errors import ConfigError, ShardError
-from wildstream.training.checkpoints import MANIFEST_NAME, Manifest, read_manifest, save_checkpoint
+from wildstream.training.checkpoints import (
+    MANIFEST_NAME,
+    Manifest,
+    read_manifest,
+    restore_checkpoint,
+    save_checkpoint,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,6 +99,14 @@ def forget_after(run: Path, epoch: int) -> None:
     for one in _kept(run):
         if one.epoch > epoch:
             shutil.rmtree(_folder(run, one.epoch))
+
+
+def restore_checkpoints(run: Path) -> None:
+    """Put checkpoints back that were being replaced when the process was killed."""
+    for name in ("last", "best"):
+        restore_checkpoint(run / name)
+    for old in (run / KEPT_NAME).glob(".epoch_*.old"):
+        restore_checkpoint(run / KEPT_NAME / old.name.removeprefix(".").removesuffix(".old"))
 
 
 def score(figures: Mapping[str, float | None], monitor: str) -> float:

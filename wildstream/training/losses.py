@@ -131,10 +131,8 @@ class LevelsCriterion:
     """What is minimised of each level, by name."""
 
     def __call__(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """(B, sum of sizes) scores and (B, K) labels of the categories, bool or float, to (B,) float32 losses."""
-        parts = self.hierarchy.split(scores)
-        task = next(iter(self.criteria.values())).task
-        truths = self.hierarchy.level_labels(labels, task=task)
+        """(B, sum of sizes) scores and labels of all levels, as of `join_labels` or mixed, to (B,) float32 losses."""
+        parts, truths = self.hierarchy.split(scores), self.hierarchy.split(labels)
         losses = [
             level.weight * self.criteria[level.name](parts[level.name], truths[level.name])
             for level in self.hierarchy.levels

@@ -168,7 +168,7 @@ def _of_levels(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Probabilities and labels of all levels, side by side, (B, sum of sizes), and the levels' plain losses."""
     by_level = hierarchy.split(scores) if hierarchy else {"": scores}
-    truths = hierarchy.level_labels(labels, task=task) if hierarchy else {"": labels}
+    truths = hierarchy.level_labels(labels) if hierarchy else {"": labels}
     losses = [clip_losses(part, truths[name], task=task) for name, part in by_level.items()]
     found = [probabilities(part, task=task) for part in by_level.values()]
     return torch.cat(found, dim=1), torch.cat(list(truths.values()), dim=1), torch.stack(losses, dim=1)

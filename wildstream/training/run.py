@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object, set_seed
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -46,18 +47,18 @@ from wildstream.training.checkpoints import (
     build_model,
     current_commit,
     read_manifest,
-    restore_checkpoint,
     used_versions,
 )
 from wildstream.training.data import open_splits
 from wildstream.training.finetuning import start_from
 from wildstream.training.interruption import Interruption
+from wildstream.training.kept import KEPT_NAME, restore_checkpoints
 from wildstream.training.losses import Criterion, LevelsCriterion, class_weights
 from wildstream.training.optimization import make_optimizer, make_schedule
 from wildstream.training.predict import Predictions, figures_of
 from wildstream.training.progress import check_same_run
 from wildstream.training.trackers import check_trackers, log_artifacts, start_trackers
-from wildstream.training.trainer import Trainer
+from wildstream.training.trainer import HISTORY_NAME, Trainer
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -152,7 +153,7 @@ def train(config: TrainConfig, *, interruption: Interruption | None = None) -> P
             trainer.resume()
         trainer.train()
         if accelerator.is_main_process:
-            log_artifacts(accelerator, run, trainer.manifest)
+            log_artifacts(accelerator, run, epochs=trainer.progress.epoch)
     finally:
         accelerator.end_training()
     return run
@@ -317,13 +318,22 @@ def _find_run(run: Path, config: TrainConfig, accelerator: Accelerator) -> bool:
         check_same_run(options, config.model_dump(mode="json"), out=run)
     accelerator.wait_for_everyone()  # nobody looks for the run after it was begun
     if accelerator.is_main_process:
-        restore_checkpoint(run / "last")
+        restore_checkpoints(run)
     accelerator.wait_for_everyone()
-    return begun and (run / "last").exists()
+    goes_on = begun and (run / "last").exists()
+    if len(set(gather_object([goes_on]))) > 1:
+        raise ConfigError(
+            f"trainer.out={str(run)!r} holds a run for some of the {accelerator.num_processes} processes alone. Take a "
+            "folder that all nodes share."
+        )
+    return goes_on
 
 
 def _start_run(run: Path, config: TrainConfig) -> None:
-    """Make the run folder and note the options."""
+    """Make the run folder and note the options; what a run left that was killed before its first checkpoint goes."""
     run.mkdir(parents=True, exist_ok=True)
+    (run / HISTORY_NAME).unlink(missing_ok=True)
+    for name in ("best", KEPT_NAME):
+        shutil.rmtree(run / name, ignore_errors=True)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     (run / CONFIG_NAME).write_text(text, encoding="utf-8")

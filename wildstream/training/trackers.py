@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from accelerate import Accelerator
@@ -20,9 +20,7 @@ from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracke
 from wildstream.config.train import TrainConfig
 from wildstream.errors import EnvironmentProblem
 from wildstream.storage import urls
-
-if TYPE_CHECKING:
-    from wildstream.training.checkpoints import Manifest
+from wildstream.training.checkpoints import MANIFEST_NAME, read_manifest
 
 WANDB_ID_NAME, MLFLOW_ID_NAME, TENSORBOARD_NAME = "wandb-id", "mlflow-id", "tensorboard"
 
@@ -75,8 +73,8 @@ def start_trackers(accelerator: Accelerator, run: Path, config: TrainConfig, *, 
             (run / MLFLOW_ID_NAME).write_text(str(tracker.tracker.info.run_id) + "\n", encoding="utf-8")
 
 
-def log_artifacts(accelerator: Accelerator, run: Path, manifest: Manifest) -> None:
-    """Mirror the best checkpoint and the history to Weights & Biases, where it is on, as artifacts.
+def log_artifacts(accelerator: Accelerator, run: Path, *, epochs: int) -> None:
+    """Mirror the best checkpoint and the history of so many epochs to Weights & Biases, where it is on, as artifacts.
 
     Offline they are kept by reference, and go up with `wandb sync`.
     """
@@ -84,12 +82,13 @@ def log_artifacts(accelerator: Accelerator, run: Path, manifest: Manifest) -> No
         if tracker.name == "wandb":
             import wandb
 
-            facts = {"epoch": manifest.epoch, "commit": manifest.commit, "fingerprint": manifest.fingerprint}
-            model = wandb.Artifact(f"{run.name}-best", type="model", metadata=facts | manifest.metrics)
+            best = read_manifest(run / "best" / MANIFEST_NAME)
+            facts = {"epoch": best.epoch, "commit": best.commit, "fingerprint": best.fingerprint}
+            model = wandb.Artifact(f"{run.name}-best", type="model", metadata=facts | best.metrics)
             # Nobody changes the folder any more, so that no second copy of the weights is needed.
             model.add_dir(str(run / "best"), policy="immutable")
             tracker.tracker.log_artifact(model, aliases=["best"])
-            metrics = wandb.Artifact(f"{run.name}-history", type="metrics", metadata=facts)
+            metrics = wandb.Artifact(f"{run.name}-history", type="metrics", metadata=facts | {"epoch": epochs})
             metrics.add_file(str(run / "history.jsonl"))
             tracker.tracker.log_artifact(metrics)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class Trainer:
         progress = self.progress
         while progress.epoch < self.config.epochs and not self._is_stale():
             train_figures = self._train_epoch()
-            ledger = self._add_up(self.train_loader, progress.ledger)
+            ledger = progress.ledger = self._add_up(self.train_loader, progress.ledger)
             predictions = self.validate()
             self._add_up(self.val_loader)
             figures = figures_of(predictions, task=self.task, hierarchy=self.manifest.hierarchy)
@@ -93,10 +93,26 @@ class Trainer:
             self._end_epoch(train_figures | {name: float(count) for name, count in ledger.as_dict().items()}, figures)
 
     def validate(self) -> Predictions:
-        """Predict the validation set."""
-        batches = self._bar(self.val_loader, "validate", len(self.val_loader))
+        """Predict the validation set; Interrupted where a signal came, after writing what is needed to go on."""
+        if self.average is not None and self.accelerator.num_processes > 1:
+            for buffer in self.average.module.buffers():  # each process has averaged its own statistics of batch norm
+                torch.distributed.broadcast(buffer, src=0)
+        batches = self._bar(self._until_told(self.val_loader), "validate", len(self.val_loader))
         model, hierarchy = self.average or self.model, self.manifest.hierarchy
         return predict(model, batches, task=self.task, accelerator=self.accelerator, hierarchy=hierarchy)
+
+    def _until_told(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Batches of validation; Interrupted at the first after a signal came to one of the processes."""
+        for batch in batches:
+            if self._is_told():
+                self._save(self.manifest, ledger=self.progress.ledger)
+                raise self._interrupted()
+            yield batch
+
+    def _is_told(self) -> bool:
+        """Whether a signal told one of the processes to stop."""
+        told = torch.tensor(float(self.interruption.came is not None), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(told, reduction="sum") > 0)
 
     def resume(self) -> None:
         """Go on where the run was left; ShardError or ConfigError where that cannot be."""
@@ -218,6 +234,8 @@ class Trainer:
             whether a signal told to stop.
         """
         moved = batch.to(self.accelerator.device)
+        if self.manifest.hierarchy is not None:  # before anything is mixed
+            moved = replace(moved, labels=self.manifest.hierarchy.join_labels(moved.labels))
         if self.augment is not None:
             moved = self.augment(moved)
         with nullcontext() if sync else self.accelerator.no_sync(self.model):
@@ -291,10 +309,8 @@ class Trainer:
             keep(self.run, self._kept(), manifest, count=self.config.keep, monitor=self.config.monitor)
             tqdm.write(_summary(progress.epoch, train_figures, figures, seconds, is_better))
         self._save(manifest, ledger=Ledger(0))
-        if progress.epoch < self.config.epochs and not self._is_stale():
-            told = torch.tensor(float(self.interruption.came is not None), device=self.accelerator.device)
-            if float(self.accelerator.reduce(told, reduction="sum")):
-                raise self._interrupted()
+        if progress.epoch < self.config.epochs and not self._is_stale() and self._is_told():
+            raise self._interrupted()
 
     def _kept(self) -> nn.Module:
         """The weights that checkpoints are of."""
@@ -342,7 +358,8 @@ def _cut_history(path: Path, epochs: int) -> None:
     """Leave out epochs that are going to be run again: the process was killed before their checkpoint was written."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(lines[:epochs]), encoding="utf-8")
+        by_epoch = {json.loads(line)["epoch"]: line for line in lines}
+        path.write_text("".join(line for epoch, line in by_epoch.items() if epoch <= epochs), encoding="utf-8")
 
 
 def _blame(mean: float, batch: Batch, losses: Tensor) -> str:

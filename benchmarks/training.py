@@ -27,7 +27,7 @@ STEP, GOP, HEIGHT = 8, 30, 360
 BATCH = 8
 CASES = {"tiny3d": ("tiny3d", 112), "r3d_18": ("r3d_18", 112)}
 """Backbone, and pixels of a side."""
-WINDOWS = {"tiny3d": 240, "r3d_18": 64}
+WINDOWS = {"tiny3d": 240, "r3d_18": 24}
 """Windows of an epoch."""
 
 

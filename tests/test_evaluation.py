@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score, l
 from test_trackers import wandb_records
 from tiny import CATEGORIES, clips_shards, frames_shards, free_port, run_python, tiny_config
 
-from wildstream.errors import ConfigError, EnvironmentProblem, ShardError
+from wildstream.errors import ConfigError, EnvironmentProblem, ShardError, WildStreamError
+from wildstream.evaluation import evaluate as evaluate_module
 from wildstream.evaluation import source
 from wildstream.evaluation.describe import Analyses
 from wildstream.evaluation.evaluate import evaluate, render
 from wildstream.evaluation.predictions_file import read_predictions
 from wildstream.shards.index import open_index
 from wildstream.stream.dataset import WindowDataset
+from wildstream.stream.ledger import Ledger
 from wildstream.training.checkpoints import load_checkpoint
 from wildstream.training.run import train
 
@@ -168,6 +171,50 @@ def test_a_run_and_its_shards_may_move(run, shards, tmp_path, monkeypatch):
     assert other.report == Path(
         f"moved/evaluation/test-on-elsewhere-{open_index(elsewhere / 'test').fingerprint[:8]}.json"
     )
+
+
+def test_figures_above_the_tuned_thresholds_are_told_too(run, tmp_path):
+    done = evaluate(run, split="test", out=tmp_path, progress=False)
+    thresholds = json.loads((run / "best" / "manifest.json").read_text())["thresholds"]
+    told, found = done.content["thresholds"], pq.read_table(done.predictions)
+    probabilities, targets = (np.array(found[name].to_pylist()) for name in ("probabilities", "targets"))
+    for number, (name, threshold) in enumerate(thresholds.items()):
+        predicted, truth = probabilities[:, number] > threshold, targets[:, number].astype(bool)
+        assert told[name]["threshold"] == threshold
+        assert told[name]["recall"] == (pytest.approx((predicted & truth).sum() / truth.sum()) if truth.any() else None)
+        hits, both = (predicted & truth).sum(), predicted.sum() + truth.sum()
+        assert told[name]["f1"] == (pytest.approx(2 * hits / both) if both else None)
+    assert "With the thresholds tuned on validation, which `predict` takes:" in render(done)
+
+
+def test_a_page_of_an_earlier_evaluation_does_not_stay(run, tmp_path):
+    done = evaluate(run, split="test", out=tmp_path, html=True, progress=False)
+    assert done.page.is_file()
+    assert list((tmp_path / "test").glob("*.png"))
+    evaluate(run, split="test", out=tmp_path, progress=False)
+    assert not done.page.exists()
+    assert not list((tmp_path / "test").glob("*.png"))
+
+
+def test_a_model_that_gives_no_numbers_is_told_with_the_window(run, tmp_path, monkeypatch):
+    real = evaluate_module.predict
+
+    def broken(*arguments, **options):
+        found = real(*arguments, **options)
+        found.probabilities[3, 0] = np.nan
+        return found
+
+    monkeypatch.setattr(evaluate_module, "predict", broken)
+    with pytest.raises(WildStreamError, match=r"NaN or infinity for 1 windows, the first of them at frame \d+ of"):
+        evaluate(run, split="test", out=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_shuffled_frames_that_fail_elsewhere_are_not_compared(run, tmp_path, monkeypatch):
+    ledgers = iter([Ledger(10, 10), Ledger(10, 9, 0, Counter({"gone": 1}))])
+    monkeypatch.setattr(evaluate_module, "total_ledger", lambda _: next(ledgers))
+    with pytest.raises(WildStreamError, match="other windows failed to decode with shuffled frames"):
+        evaluate(run, split="test", out=tmp_path, analyses=Analyses(shuffled_frames=True), progress=False)
 
 
 def test_shards_of_other_categories_are_refused(run, tmp_path_factory):

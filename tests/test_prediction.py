@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from tiny import frames_shards, tiny_config
 
 import wildstream as ws
 from wildstream.cli import main
-from wildstream.errors import ConfigError, LedgerError, WildStreamError
+from wildstream.errors import ConfigError, LedgerError, VideoError
 from wildstream.facts import borders_of, frame_seconds
+from wildstream.prediction import draw
 from wildstream.prediction import predict as predicting
 from wildstream.prediction.boris import AGGREGATED_COLUMNS, IMPORTED_COLUMNS
 from wildstream.prediction.events import EventRules, find_events
@@ -504,11 +506,35 @@ def test_a_video_that_is_too_short_for_a_window_has_no_probabilities_and_is_name
     assert "too short for a window" in report.lacking["short"]
 
 
-def test_a_model_that_gives_no_numbers_is_an_error(videos, tmp_path):
-    with pytest.raises(WildStreamError, match=r"colours gives .*nan.* for the window at frame -1 of video"):
-        predict_videos(
-            a_model(score=lambda frames: by_colour(frames) * float("nan")), videos / "a.mp4", tmp_path / "out"
-        )
+def test_a_video_that_the_model_gives_no_numbers_for_is_left_out_and_the_others_stay(videos, tmp_path):
+    def score(frames):
+        found = by_colour(frames)
+        return found * float("nan") if broken else found
+
+    broken = True
+    report = predict_videos(a_model(score=score), videos / "a.mp4", tmp_path / "none", progress=False)
+    assert "colours gives [nan nan nan] for the window at frame -1" in report.refused[str(videos / "a.mp4")]
+    assert not (tmp_path / "none").exists()
+    seen = []
+
+    def later(frames):
+        seen.append(len(frames))
+        return by_colour(frames) * (float("nan") if sum(seen) > 30 else 1)  # in b.mp4, which comes second
+
+    report, table = predicted(a_model(score=later), videos, tmp_path / "out", batch_size=5)
+    assert list(report.refused) == [str(videos / "deep" / "b.mp4")]
+    assert set(table["key"].to_pylist()) == {"a"}
+
+
+def test_a_damaged_split_does_not_take_the_videos_before_it_along(videos, tiny_shards, tmp_path):
+    split = shutil.copytree(tiny_shards / "train", tmp_path / "split")
+    for shard in split.glob("*.tar"):
+        shard.chmod(0o644)
+        shard.write_bytes(shard.read_bytes()[:1000])
+    report, table = predicted(a_model(), [videos / "a.mp4", split], tmp_path / "out")
+    assert set(table["key"].to_pylist()) == {"a"}
+    assert len(report.refused) == 3
+    assert all("truncated" in reason or "ends" in reason for reason in report.refused.values()), report.refused
 
 
 def test_what_is_there_is_not_replaced(videos, tmp_path):
@@ -627,6 +653,58 @@ def test_labels_are_drawn_below_every_frame_at_its_time(tmp_path):
     assert abs(drawn - original).mean() < 8
     panel = np.asarray(frames[5].to_image())[362:]
     assert panel.mean() < 90 < panel.max()
+
+
+@pytest.mark.parametrize("encoder", draw.ENCODERS)
+def test_a_tall_video_is_drawn_with_margins_by_either_encoder(tmp_path, monkeypatch, encoder):
+    monkeypatch.setattr(draw, "ENCODERS", (encoder,))
+    write_video(tmp_path / "v.mp4", moving_pattern(3, num_frames=12, height=600, width=32))
+    report, _ = predicted(a_model(), tmp_path / "v.mp4", tmp_path / "out", draw=True)
+    assert report.not_drawn == {}
+    with av.open(str(tmp_path / "out" / "videos" / "v.mp4")) as container:
+        frames = list(container.decode(video=0))
+    assert len(frames) == 12
+    assert frames[0].width == 480
+    picture = np.asarray(frames[0].to_image())[:600].mean(axis=(0, 2))
+    assert picture[:200].max() < 40 < picture[230:250].min()
+
+
+def test_a_video_that_cannot_be_drawn_is_predicted_all_the_same(videos, tmp_path, monkeypatch):
+    def fail(data, table, path, drawing, *, size):
+        path.write_bytes(b"half")
+        raise VideoError(f"{drawing.key} cannot be drawn")
+
+    monkeypatch.setattr(predicting, "draw_video", fail)
+    report, table = predicted(a_model(), videos, tmp_path / "out", draw=True)
+    assert report.not_drawn == {"a": "a cannot be drawn", "deep/b": "deep/b cannot be drawn"}
+    assert report.refused == {}
+    assert set(table["key"].to_pylist()) == {"a", "deep/b"}
+    content = json.loads((tmp_path / "out" / "events.json").read_text())
+    assert [entry["not_drawn"] for entry in content["videos"]] == ["a cannot be drawn", "deep/b cannot be drawn"]
+    assert not list((tmp_path / "out").rglob("*.mp4"))
+
+
+def test_that_a_video_is_cut_short_stands_in_the_file_too(shared_data, tmp_path):
+    predicted(a_model(), shared_data / "edge" / "truncated_tail.mp4", tmp_path / "out")
+    (entry,) = json.loads((tmp_path / "out" / "events.json").read_text())["videos"]
+    assert "container promises" in entry["shortened"]
+
+
+def test_where_it_may_go_and_where_not(videos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for url in ("s3://bucket/out", "https://host/out"):
+        with pytest.raises(ConfigError, match=r"must be a local folder"):
+            predict_videos(a_model(), videos / "a.mp4", url, progress=False)
+    assert list(tmp_path.iterdir()) == []
+    predict_videos(a_model(), videos / "a.mp4", "exp:1/out", progress=False)
+    assert (tmp_path / "exp:1" / "out" / "frames.parquet").is_file()
+    with pytest.raises(ConfigError, match="two classes would have the column"):
+        predict_videos(a_model(levels={"": ("a", "a", "b")}), videos / "a.mp4", "doubled", progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["exp:1"]
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    predict_videos(a_model(), videos / "a.mp4", ".", progress=False)
+    assert (tmp_path / "empty" / "frames.parquet").is_file()
 
 
 # --- a trained model, and the command ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from html import unescape
+from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from tiny import CATEGORIES, clips_shards, frames_shards, run_python, tiny_config, write_video
 
 from wildstream.cli import main
+from wildstream.evaluation import report as report_module
 from wildstream.evaluation.confusion import confuse
 from wildstream.evaluation.describe import Analyses, describe
 from wildstream.evaluation.mistakes import surest_mistakes
@@ -155,6 +157,14 @@ def test_the_same_input_gives_the_same_bytes(case, tmp_path):
             assert image.width > 300
 
 
+def test_the_loss_of_a_hierarchy_has_no_interval_of_its_first_level(frames_case):
+    *_, content = frames_case
+    for levels, told in (({}, True), ({"levels": {"species": {}}}, False)):
+        tiles = {tile.name: tile.note for tile in report_module._tiles(content | levels, "multi_label")}
+        assert tiles["loss"].startswith("95%: ") is told
+        assert tiles["mAP"].startswith("95%: ")
+
+
 def test_an_earlier_pages_timelines_go(frames_case, tmp_path):
     dataset, manifest, predictions, content = frames_case
     old = tmp_path / "test" / "timeline_09.png"
@@ -182,13 +192,37 @@ def evil_case(tmp_path_factory: pytest.TempPathFactory):
     return make_case(root / "shards")
 
 
+KNOWN_ATTRIBUTES = {"alt", "charset", "class", "content", "height", "href", "id", "lang", "loading", "name", "src"}
+KNOWN_ATTRIBUTES |= {"open", "style", "title", "width"}
+
+
+class Attributes(HTMLParser):
+    """The names of all attributes of a page, as a browser reads it."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def handle_starttag(self, tag, attrs):
+        self.found |= {name for name, _ in attrs}
+
+
+def test_the_test_notices_an_attribute_that_data_made():
+    parser = Attributes()
+    parser.feed("<img alt='q' onerror='alert(2)'>")
+    assert not parser.found <= KNOWN_ATTRIBUTES
+
+
 def test_what_comes_from_data_is_text(evil_case):
     dataset, manifest, predictions, content = evil_case
     page, _ = make_report(content, predictions, manifest=manifest, dataset=dataset, history=HISTORY)
     html = page.render()
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
-    assert not re.search(r"<[^>]*onerror='", html)
+    parser = Attributes()
+    parser.feed(html)
+    assert parser.found <= KNOWN_ATTRIBUTES
+    assert "alt" in parser.found
     for key in dataset.index.keys:
         assert key in unescape(html)
 

@@ -70,6 +70,29 @@ def test_told_to_stop_in_any_batch_it_ends_with_the_same_bits(shards, tmp_path, 
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_told_to_stop_in_validation_it_ends_with_the_same_bits(shards, tmp_path, monkeypatch):
+    options = (*CONVNEXT, "trainer.ema=0.9", "trainer.schedule=cosine")
+    calm = train(tiny_config(shards, tmp_path / "calm", *options))
+    config = tiny_config(shards, tmp_path / "told", *options, "trainer.resume=auto")
+    finish, seen = Trainer.validate, []
+
+    def validate(self):
+        seen.append(1)
+        if len(seen) in (1, 3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return finish(self)
+
+    for epoch in (1, 2):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "validate", validate)
+            with pytest.raises(Interrupted, match=rf"stopped by SIGTERM in epoch {epoch} after batch 8\. To go on:"):
+                train(config)
+        assert len(history(config.trainer.out)) == epoch - 1 if epoch > 1 else True
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert_same_run(calm, train(config))
+
+
 def test_the_test_notices_a_batch_that_is_left_out(shards, tmp_path, monkeypatch):
     calm = train(tiny_config(shards, tmp_path / "calm", *CONVNEXT))
     config = tiny_config(shards, tmp_path / "told", *CONVNEXT, "trainer.resume=auto")
@@ -313,8 +336,22 @@ def test_a_checkpoint_that_was_being_replaced_is_put_back(shards, tmp_path):
     run = train(tiny_config(shards, tmp_path / "run"))
     (run / "last").rename(run / ".last.old")
     AcceleratorState._reset_state(reset_partial_state=True)
+    (run / "best").rename(run / ".best.old")
+    before = (run / ".last.old" / "state.pt").stat().st_mtime_ns, (run / ".best.old" / "manifest.json").read_text()
     train(tiny_config(shards, run, "trainer.resume=auto"))
-    assert (run / "last" / "state.pt").exists()
+    after = (run / "last" / "state.pt").stat().st_mtime_ns, (run / "best" / "manifest.json").read_text()
+    assert after == before
+    assert [line["epoch"] for line in history(run)] == [1]
+
+
+def test_killed_before_its_first_checkpoint_it_begins_anew(shards, tmp_path):
+    run = train(tiny_config(shards, tmp_path / "run", "trainer.keep=1"))
+    shutil.rmtree(run / "last")
+    (run / "kept" / "epoch_001").rename(run / "kept" / "epoch_007")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(tiny_config(shards, run, "trainer.keep=1", "trainer.resume=auto"))
+    assert [line["epoch"] for line in history(run)] == [1]
+    assert [path.name for path in (run / "kept").iterdir()] == ["epoch_001"]
 
 
 def test_the_history_has_no_epoch_twice(shards, tmp_path):

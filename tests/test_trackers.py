@@ -1,5 +1,6 @@
 """Trackers, the real ones: what Weights & Biases, TensorBoard and MLflow keep of a run, also of one that was left."""
 
+import json
 import math
 import struct
 
@@ -78,6 +79,19 @@ def test_wandb_offline_has_figures_tags_configuration_and_artifacts(shards, tmp_
     assert [entry.path for entry in artifacts["metrics"].manifest.contents] == ["history.jsonl"]
     kept = {entry.path: entry.local_path for entry in artifacts["model"].manifest.contents}
     assert kept["model.safetensors"] == str(run / "best" / "model.safetensors")  # no second copy
+
+
+def test_the_artifact_of_the_best_checkpoint_has_its_epoch_and_figures(shards, tmp_path, monkeypatch):
+    falling = iter([2.0, 1.0])
+    monkeypatch.setattr(trainer, "score", lambda figures, monitor: next(falling))
+    run = train(tiny_config(shards, tmp_path / "a run", "trainer.wandb=offline", "trainer.epochs=2"))
+    best = json.loads((run / "best" / "manifest.json").read_text())
+    assert best["epoch"] == 1
+    artifacts = {record.artifact.type: record.artifact for record in wandb_records(run) if record.HasField("artifact")}
+    assert artifacts["model"].name == "a_run-best"
+    facts = json.loads(artifacts["model"].metadata)
+    assert (facts["epoch"], facts["mAP"]) == (1, best["metrics"]["mAP"])
+    assert json.loads(artifacts["metrics"].metadata)["epoch"] == 2
 
 
 def test_tensorboard_has_each_epoch_once_though_the_run_was_left(shards, tmp_path):

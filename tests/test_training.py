@@ -299,6 +299,15 @@ def test_two_ranks_learn_and_predict_what_one_does(shards, tmp_path):
         torch.testing.assert_close(tensor, second[name], rtol=1e-2, atol=1e-3)
 
 
+def test_the_average_that_two_ranks_validate_is_the_one_that_is_kept(shards, tmp_path):
+    """Each rank averages its own statistics of batch norm; what is kept is the first's."""
+    options = tiny_overrides(shards, tmp_path / "run", "model.backbone=tiny3d", "trainer.ema=0.5", "trainer.lr=0.1")
+    done = torchrun(free_port(), *options, ACCELERATE_USE_CPU="true")
+    assert done.returncode == 0, done.stderr
+    found = evaluate(tmp_path / "run", checkpoint="last", split="val", progress=False)
+    assert found.metrics["loss"] == pytest.approx(history(tmp_path / "run")[-1]["val"]["loss"], rel=1e-4)
+
+
 def test_ranks_that_do_not_know_of_each_other_are_refused(shards, tmp_path):
     done = torchrun(
         free_port(), *tiny_overrides(shards, tmp_path / "run"), ACCELERATE_USE_CPU="false", CUDA_VISIBLE_DEVICES=""

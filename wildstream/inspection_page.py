@@ -145,34 +145,39 @@ def _sheet(contents: Contents, seed: int) -> Section:
     dataset, names = contents.dataset, contents.dataset.categories
     videos, starts = dataset.addresses()
     words = "Windows at random, of each class: do the labels fit what is seen? The frames run from left to right."
-    left = len(names) + 1 - len(groups)
+    left = len(names) - sum(number is not None for number in groups)
     parts = [paragraph(words)]
-    for title, windows in groups.items():
+    for of_class, windows in groups.items():
         items = []
         for n in windows.tolist():
             labels = ", ".join(names[number] for number in np.flatnonzero(contents.labels[n])) or "no label"
             facts = [("video", dataset.index.keys[videos[n]]), ("from frame", f"{starts[n]:,}")]
             items.append((strips.get(n), labels, facts))
-        parts += [heading(title), cards(items)]
-    if left > 0:
-        parts.append(paragraph(f"Not shown: {left:,} classes without windows, or rarer than these."))
+        parts += [heading("(no label)" if of_class is None else names[of_class]), cards(items)]
+    if left:
+        classes = "1 class" if left == 1 else f"{left:,} classes"
+        parts.append(paragraph(f"Not shown: {classes} without windows, or rarer than these."))
     return Section(title="Windows", parts=parts)
 
 
-def sample_windows(contents: Contents, *, seed: int) -> dict[str, Ints]:
-    """Running numbers of windows at random, by class, the most frequent class first; and of none.
+def sample_windows(contents: Contents, *, seed: int) -> dict[int | None, Ints]:
+    """Running numbers of windows at random, by class number, the most frequent class first; and of no class (None).
 
     The same seed gives the same windows of a class, whatever other classes there are.
     """
-    names, labels = contents.dataset.categories, contents.labels
+    labels = contents.labels
     order = np.argsort(-contents.windows, kind="stable")[:CLASSES_SHOWN].tolist()
-    members = {names[n]: (n, np.flatnonzero(labels[:, n])) for n in order}
-    members["(no label)"] = (len(names), np.flatnonzero(~labels.any(axis=1)))
+    members: dict[int | None, Ints] = {number: np.flatnonzero(labels[:, number]) for number in order}
+    members[None] = np.flatnonzero(~labels.any(axis=1))
+
+    def choose(number: int, windows: Ints) -> Ints:
+        drawn = np.random.default_rng([seed, number]).choice(windows, min(PER_CLASS, len(windows)), replace=False)
+        return np.sort(drawn)
+
+    none = labels.shape[1]
     return {
-        name: np.sort(
-            np.random.default_rng([seed, number]).choice(windows, min(PER_CLASS, len(windows)), replace=False)
-        )
-        for name, (number, windows) in members.items()
+        number: choose(none if number is None else number, windows)
+        for number, windows in members.items()
         if len(windows)
     }
 

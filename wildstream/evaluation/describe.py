@@ -16,6 +16,8 @@ RESULTS/<name>.json, of which source.py says where and what name; figures that a
   metrics          loss, mAP, mAP_micro, mAP_chance, f1_macro, f1_micro, and for single_label top1, top5, top10 and
                    their means over classes (training/metrics.py)
   classes          class → windows (positives), chance (their share), average_precision, precision, recall, f1
+  thresholds       null, or class → threshold, precision, recall, f1 above it: the thresholds that training tuned on its
+                   validation split, and `wildstream predict` takes. All other figures of decisions are of 0.5
   levels           with a hierarchy alone: level → weight in the loss, of_category (for each category the number of its
                    class) and classes, as above. Then metrics has each level's figures too, as genus/mAP, and all else
                    here is of the first level; loss is the sum over levels of weight × loss
@@ -47,7 +49,7 @@ from wildstream.evaluation.groups import Groups, choose_groups, group_figures
 from wildstream.evaluation.shuffled import permutation_entropy
 from wildstream.evaluation.tolerance import TOLERANCES, tolerant_targets
 from wildstream.evaluation.videos import video_figures
-from wildstream.training.metrics import class_figures, compute_metrics
+from wildstream.training.metrics import class_figures, compute_metrics, decision_figures
 from wildstream.training.predict import Predictions, figures_of
 
 if TYPE_CHECKING:
@@ -108,6 +110,7 @@ def describe(
         "videos_count": len(keys),
         "metrics": defined(figures_of(counted, task=task, hierarchy=hierarchy)),
         "classes": _classes(first, names, manifest),
+        "thresholds": _at_thresholds(first, names, manifest),
         **({"levels": levels} if levels else {}),
         "tolerance": [_tolerant(whole, first, windows, names, manifest, reach=reach) for reach in TOLERANCES],
         "groups": _groups(first, names, groups, manifest),
@@ -138,6 +141,23 @@ def describe_shuffled(
             name: None if value is None or plain is None else value - plain
             for (name, value), plain in zip(shuffled.items(), metrics.values(), strict=True)
         },
+    }
+
+
+def _at_thresholds(
+    predictions: Predictions, names: Sequence[str], manifest: Manifest
+) -> dict[str, dict[str, float | None]] | None:
+    """Figures of the decisions that `predict` would take; None where nothing was tuned."""
+    if manifest.thresholds is None:
+        return None
+    thresholds = np.array([manifest.thresholds[name] for name in names], np.float64)
+    figures = decision_figures(predictions.probabilities > thresholds, predictions.targets)
+    return {
+        name: {
+            "threshold": float(thresholds[number]),
+            **defined({figure: float(values[number]) for figure, values in figures.items()}),
+        }
+        for number, name in enumerate(names)
     }
 
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from wildstream.errors import ConfigError, ShardError
+from wildstream.errors import ConfigError, ShardError, WildStreamError
 from wildstream.evaluation.agreement import compare_with_training
 from wildstream.evaluation.describe import Analyses, Classes, describe, describe_shuffled
 from wildstream.evaluation.groups import choose_groups
@@ -26,8 +27,9 @@ from wildstream.evaluation.mirror import mirror_results
 from wildstream.evaluation.predictions_file import write_predictions
 from wildstream.evaluation.render import render_analyses, render_levels
 from wildstream.evaluation.shuffled import ShuffleFrames, check_shuffling, draw_permutation
-from wildstream.evaluation.source import Source, find_source
+from wildstream.evaluation.source import Source, find_source, remove_page
 from wildstream.shards.index import open_index
+from wildstream.shards.index_schema import write_text
 from wildstream.storage.access import Storage
 from wildstream.storage.urls import is_remote, join, redact
 from wildstream.stream.dataset import WindowDataset, check_contents
@@ -118,7 +120,7 @@ def evaluate(
         EnvironmentProblem: Weights & Biases does not give an artifact.
     """
     analyses = analyses or Analyses()
-    _check(windows=windows, batch_size=batch_size, bootstrap=analyses.bootstrap, wandb=wandb)
+    _check(windows=windows, batch_size=batch_size, bootstrap=analyses.bootstrap, seed=analyses.seed, wandb=wandb)
     source = find_source(run, checkpoint=checkpoint, out=None if out is None else Path(out))
     model, manifest = load_checkpoint(source.folder)
     _check_analyses(analyses, manifest)
@@ -142,10 +144,13 @@ def evaluate(
     content: dict[str, Any] = {}
     mirrored = None
     if accelerator.is_main_process:
+        found.write_predictions(table)  # first: of many classes, all that is looked at besides takes minutes
         content = found.describe(analyses) | {"predictions": table.name}
-        found.write(report, table, content)
+        write_text(report, json.dumps(content, allow_nan=False) + "\n")
         if html:
             found.write_page(page, content)
+        else:
+            remove_page(page)
         if source.run is not None:
             mirrored = mirror_results(source.run, [report, table], manifest, content["metrics"], mode=wandb)
     content, mirrored = broadcast_object_list([content, mirrored])
@@ -207,13 +212,19 @@ class _Found:
             bar = tqdm(
                 batches, desc=f"{what} {self.split}", total=len(loader), unit="batch", disable=hidden, leave=False
             )
-            return predict(model, bar, task=manifest.task, accelerator=accelerator, hierarchy=manifest.hierarchy)
+            said = predict(model, bar, task=manifest.task, accelerator=accelerator, hierarchy=manifest.hierarchy)
+            return _check_finite(said)
 
         self.predictions = run(loader, "evaluate")
         self.ledger = total_ledger(loader.ledger)
         if analyses.shuffled_frames:
             self.permutation = draw_permutation(manifest.sliding_style.samples_per_window, seed=analyses.seed)
             self.shuffled = run(ShuffleFrames(permutation=self.permutation)(loader), "shuffled frames of")
+            if total_ledger(loader.ledger).as_dict() != self.ledger.as_dict():
+                raise WildStreamError(
+                    f"other windows failed to decode with shuffled frames ({total_ledger(loader.ledger)}) than before "
+                    f"({self.ledger}), so the two cannot be compared. Look at the storage, and evaluate again."
+                )
 
     @property
     def counted(self) -> npt.NDArray[np.bool_] | None:
@@ -241,26 +252,32 @@ class _Found:
         training = compare_with_training(
             metrics, manifest, self.source.folder, split=self.split, fingerprint=fingerprint, partial=self.is_partial
         )
-        return content | {
-            "checkpoint": self.source.name,
-            "epoch": manifest.epoch,
+        return {
+            **content,
+            **self.identity,
             "data": redact(self.path),
-            "split": self.split,
             "fingerprint": fingerprint,
-            "set": "partial" if self.is_partial else "full",
             "ledger": self.ledger.as_dict() | {"reasons": dict(self.ledger.skipped)},
             "shuffled_frames": shuffled,
             "training": training,
         }
 
-    def write(self, report: Path, table: Path, content: dict[str, Any]) -> None:
-        """Write the figures and the predictions of the windows that count."""
+    def write_predictions(self, table: Path) -> None:
+        """Write the predictions of the windows that count."""
         counted = self.counted
         kept = self.predictions if counted is None else self.predictions.only(counted, self.manifest.hierarchy)
-        said = {key: content[key] for key in ("checkpoint", "epoch", "split", "set")}
-        report.parent.mkdir(parents=True, exist_ok=True)
-        write_predictions(table, kept, self.manifest, self.dataset.index, said)
-        report.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+        table.parent.mkdir(parents=True, exist_ok=True)
+        write_predictions(table, kept, self.manifest, self.dataset.index, self.identity)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What was evaluated."""
+        return {
+            "checkpoint": self.source.name,
+            "epoch": self.manifest.epoch,
+            "split": self.split,
+            "set": "partial" if self.is_partial else "full",
+        }
 
     def write_page(self, page: Path, content: dict[str, Any]) -> None:
         """Write the page for people beside the figures."""
@@ -278,14 +295,28 @@ class _Found:
         )
 
 
-def _check(*, windows: str, batch_size: int | None, bootstrap: int, wandb: str | None) -> None:
+def _check_finite(predictions: Predictions) -> Predictions:
+    """The same; WildStreamError where a model gave what is no probability."""
+    wrong = np.flatnonzero(~np.isfinite(predictions.probabilities).all(axis=1))
+    if len(wrong):
+        first = int(wrong[0])
+        raise WildStreamError(
+            f"the model gives NaN or infinity for {len(wrong):,} windows, the first of them at frame "
+            f"{int(predictions.starts[first])} of {predictions.keys[first]}. Take another checkpoint, or "
+            "trainer.precision=no if it was trained with fp16."
+        )
+    return predictions
+
+
+def _check(*, windows: str, batch_size: int | None, bootstrap: int, seed: int, wandb: str | None) -> None:
     """Refuse options that are none (ConfigError)."""
     if windows not in get_args(WindowSet):
         raise ConfigError(f"windows={windows!r} is not known. Take one of {', '.join(get_args(WindowSet))}.")
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size={batch_size} must be at least 1.")
-    if bootstrap < 0:
-        raise ConfigError(f"bootstrap={bootstrap} must be at least 0, which gives no intervals.")
+    for name, number in (("bootstrap", bootstrap), ("seed", seed)):
+        if number < 0:
+            raise ConfigError(f"{name}={number} must be at least 0.")
     if wandb not in (None, *get_args(WandbMode)):
         raise ConfigError(f"wandb={wandb!r} is not known. Take one of {', '.join(get_args(WandbMode))}.")
 

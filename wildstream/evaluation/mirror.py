@@ -8,7 +8,7 @@ from typing import Any
 
 from wildstream.storage import urls
 from wildstream.training.checkpoints import Manifest
-from wildstream.training.trackers import WANDB_ID_NAME, choose_wandb_mode
+from wildstream.training.trackers import WANDB_ID_NAME, artifact_name, choose_wandb_mode
 
 
 def mirror_results(
@@ -38,7 +38,7 @@ def mirror_results(
         return None
     import wandb
 
-    name = f"{run.absolute().name}-evaluation-{files[0].stem}"
+    name = artifact_name(f"{run.absolute().name}-evaluation-{files[0].stem}")
     facts: dict[str, Any] = {"epoch": manifest.epoch, "commit": manifest.commit, "fingerprint": manifest.fingerprint}
     try:
         with wandb.init(

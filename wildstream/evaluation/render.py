@@ -29,6 +29,7 @@ def render_levels(content: Mapping[str, Any]) -> list[str]:
 def render_analyses(content: Mapping[str, Any]) -> list[str]:
     """What was looked at besides: a paragraph each; of a hierarchy the first level."""
     parts = [
+        _render_thresholds(content["thresholds"]),
         _render_intervals(content),
         _render_tolerance(content["tolerance"]),
         _render_groups(content["groups"], content["task"]),
@@ -62,6 +63,19 @@ def _mean(values: Iterable[float | None]) -> float | None:
     """The mean of those that are defined; of average precision and F1 that is mAP and f1_macro."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def _render_thresholds(thresholds: Mapping[str, Any] | None) -> str:
+    """What holds above the thresholds that `predict` takes, in place of 0.5."""
+    if thresholds is None:
+        return ""
+    rows: list[tuple[str, ...]] = [("class", "threshold", "precision", "recall", "F1")]
+    for name, figures in thresholds.items():
+        rows.append((name, *(shown(figures[column]) for column in ("threshold", "precision", "recall", "f1"))))
+    means = [_mean(figures[column] for figures in thresholds.values()) for column in ("precision", "recall", "f1")]
+    rows.append(("mean", "", *map(shown, means)))
+    words = "Above, a class is predicted from 0.5 on. With the thresholds tuned on validation, which `predict` takes:"
+    return f"{words}\n\n{table(rows)}"
 
 
 def _render_intervals(content: Mapping[str, Any]) -> str:

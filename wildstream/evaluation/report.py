@@ -29,6 +29,7 @@ from wildstream.evaluation.report_sections import (
     optional_sections,
     shown,
 )
+from wildstream.evaluation.source import remove_page
 from wildstream.pictures.clips import film_strips, running_numbers
 from wildstream.pictures.page import Html, Page, Picture, Section, Tile, cards, fold, paragraph, show, table, verbatim
 from wildstream.storage.urls import redact
@@ -67,10 +68,9 @@ def write_report(
         ShardError: A shard that is to be shown cannot be read.
     """
     page, pictures = make_report(content, predictions, manifest=manifest, dataset=dataset, history=history)
-    folder = path.with_name(path.name.removesuffix(".html"))
+    remove_page(path)
+    folder = path.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("timeline_*.png"):
-        old.unlink()
     for picture in pictures:
         (folder / f"{picture.name}.png").write_bytes(picture.png)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -166,7 +166,8 @@ def _tiles(content: Mapping[str, Any], task: Task) -> list[Tile]:
     for figure, name in names.items():
         if figure not in metrics or (task == "single_label" and figure == "f1_micro"):  # which is top-1
             continue
-        interval = interval_of(content, figure)
+        # Of a hierarchy, intervals are of the first level, and the loss is of all.
+        interval = None if figure == "loss" and "levels" in content else interval_of(content, figure)
         notes = [f"95%: {interval}"] if interval else []
         notes += [f"chance {shown(metrics['mAP_chance'])}"] if figure == "mAP" else []
         tiles.append(Tile(name=name, value=shown(metrics[figure]), note=", ".join(notes)))

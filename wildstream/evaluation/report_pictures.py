@@ -20,6 +20,7 @@ from wildstream.pictures.charts import (
     matrix_chart,
     panel_chart,
 )
+from wildstream.pictures.drawing import shorten
 from wildstream.pictures.page import Picture
 from wildstream.pictures.timelines import Bands, timeline_chart
 from wildstream.training.metrics import THRESHOLD, decide
@@ -166,7 +167,7 @@ def precision_recall_picture(level: LevelResult) -> Picture:
         scores, truth = found.probabilities[:, number], found.targets[:, number]
         name = level.names[number]
         figures = level.classes[name]
-        label = f"{name}  {_number(figures['average_precision']):.2f}" if place < NAMED_CURVES else ""
+        label = f"{shorten(name, 36)}  {_number(figures['average_precision']):.2f}" if place < NAMED_CURVES else ""
         at = (figures["recall"], figures["precision"])
         point = (float(at[0]), float(at[1])) if label and level.task == "multi_label" and None not in at else None
         curves.append(_curve(label, scores, truth, point=point))

@@ -74,6 +74,13 @@ def find_source(given: str | Path, *, checkpoint: str | None = None, out: Path |
     return _alone(folder, out) if run is None else _of_run(run, folder, out)
 
 
+def remove_page(page: Path) -> None:
+    """Delete the page of an earlier evaluation of the same name, and its pictures: they tell of other results."""
+    page.unlink(missing_ok=True)
+    for picture in page.with_suffix("").glob("*.png"):
+        picture.unlink()
+
+
 def parse_artifact(text: str) -> str:
     """ENTITY/PROJECT/NAME:ALIAS of wandb:ENTITY/PROJECT/NAME:ALIAS; ConfigError where it is none."""
     found = _ARTIFACT.fullmatch(text)

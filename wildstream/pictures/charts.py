@@ -226,8 +226,9 @@ def histogram(values: Floats, *, x_axis: str, y_axis: str) -> bytes:
         axes = figure.add_subplot()
         if len(values):
             low, high = float(values.min()), float(values.max())
-            margin = 0.5 * max(1e-3, abs(high) * 0.1) if high <= low else 0.0  # all of one length: one bar
-            number = 1 if high <= low else int(np.clip(np.sqrt(len(values)) * 1.5, 5, 40))
+            alike = high - low <= 1e-6 * max(1.0, abs(high))  # all of one length, but for rounding: one bar
+            margin = 0.5 * max(1e-3, abs(high) * 0.1) if alike else 0.0
+            number = 1 if alike else int(np.clip(np.sqrt(len(values)) * 1.5, 5, 40))
             axes.hist(values, bins=number, range=(low - margin, high + margin), color=COLOURS[0], edgecolor="white")
             middle = float(np.median(values))
             axes.axvline(middle, color=COLOURS[1], linewidth=1.8, label=f"median {middle:,.4g}")
@@ -239,6 +240,11 @@ def histogram(values: Floats, *, x_axis: str, y_axis: str) -> bytes:
     return draw(_WIDTH, 2.7, paint)
 
 
+def _label(name: str) -> str:
+    """A name for the legend, which leaves out what begins with an underscore."""
+    return shorten(f" {name}" if name.startswith("_") else name, 44)
+
+
 def _draw_curves(axes: Axes, curves: Sequence[Curve], *, marker: str) -> int:
     """Draw curves in colours and dashes of their own; how many have names."""
     number = 0
@@ -247,11 +253,11 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve], *, marker: str) -> int:
             axes.plot(curve.x, curve.y, color=GRID, linewidth=1, zorder=1)
             continue
         if curve.is_bold:
-            axes.plot(curve.x, curve.y, color=INK, linewidth=2.6, label=shorten(curve.name, 44), zorder=4)
+            axes.plot(curve.x, curve.y, color=INK, linewidth=2.6, label=_label(curve.name), zorder=4)
             continue
         colour, dash = COLOURS[number % len(COLOURS)], _DASHES[number // 2 % len(_DASHES)]
         style = {"marker": marker, "markersize": 3.5} if marker and len(curve.x) <= 40 else {}
-        axes.plot(curve.x, curve.y, color=colour, linestyle=dash, label=shorten(curve.name, 44), zorder=3, **style)  # type: ignore[arg-type]
+        axes.plot(curve.x, curve.y, color=colour, linestyle=dash, label=_label(curve.name), zorder=3, **style)  # type: ignore[arg-type]
         if curve.point is not None:
             axes.plot(*curve.point, marker="o", color=colour, markeredgecolor=FAINT, markersize=7, zorder=5)
         number += 1

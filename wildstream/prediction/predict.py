@@ -64,6 +64,8 @@ class PredictionReport:
     """Events of each class, in all videos."""
     event_seconds: dict[str, float] = field(default_factory=dict)
     """How long they last together."""
+    thresholds: dict[str, float] = field(default_factory=dict)
+    """Of each class: what is above it happens."""
     refused: dict[str, str] = field(default_factory=dict)
     """Videos that were left out, and why."""
     shortened: dict[str, str] = field(default_factory=dict)
@@ -180,7 +182,7 @@ class _Prediction:
     def run(self, footage: Sequence[Footage], out: Path) -> PredictionReport:
         """Predict all and write the folder."""
         date = datetime.now(UTC).replace(microsecond=0, tzinfo=None).isoformat()
-        report = PredictionReport(out)
+        report = PredictionReport(out, thresholds=self.rules.thresholds)
         for name in self.model.classes:
             report.events[name], report.event_seconds[name] = 0, 0.0
         with (
@@ -380,10 +382,10 @@ def _note(report: PredictionReport, video: PredictedVideo) -> None:
 def render(report: PredictionReport) -> str:
     """What happens how often, as a table for people."""
     whole = sum(report.seconds.values())
-    rows = [("class", "events", "seconds", "share of time")]
+    rows = [("class", "threshold", "events", "seconds", "share of time")]
     for name, count in report.events.items():
-        lasting = report.event_seconds[name]
-        rows.append((name, f"{count:,}", f"{lasting:,.1f}", f"{100 * lasting / whole:.1f} %"))
+        lasting, above = report.event_seconds[name], f"{report.thresholds[name]:.3f}"
+        rows.append((name, above, f"{count:,}", f"{lasting:,.1f}", f"{100 * lasting / whole:.1f} %"))
     videos = f"{len(report.seconds):,} video" + ("" if len(report.seconds) == 1 else "s")
-    rows.append((videos, f"{sum(report.events.values()):,}", f"{whole:,.1f}", ""))
+    rows.append((videos, "", f"{sum(report.events.values()):,}", f"{whole:,.1f}", ""))
     return table(rows)

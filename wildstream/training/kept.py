@@ -60,12 +60,16 @@ def find_checkpoint(given: str | Path, checkpoint: str | None = None) -> Path:
         refuse_name(checkpoint, given)
         return folder
     found = folder / (KEPT_NAME if name.startswith("epoch_") else "") / name
-    if not found.is_dir():
+    if not found.is_dir() and (folder / "last").is_dir():
         kept = sorted(path.name for path in (folder / KEPT_NAME).glob("epoch_*"))
-        others = f", of {', '.join(kept)}" if kept and name.startswith("epoch_") else ""
+        raise ShardError(
+            f"{folder} has no checkpoint {name}; it has {', '.join(['best', 'last', *kept])}. Take one of them; "
+            "trainer.keep says of how many epochs checkpoints are kept."
+        )
+    if not found.is_dir():
         raise ShardError(
             f"{folder} is neither a checkpoint nor a finished run: it has no {MANIFEST_NAME} and no folder "
-            f"{found.relative_to(folder)}/{others}. Give the run folder that train.py printed, or a checkpoint."
+            f"{found.relative_to(folder)}/. Give the run folder that train.py printed, or a checkpoint."
         )
     return found
 

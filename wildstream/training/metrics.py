@@ -67,14 +67,18 @@ def class_figures(
         average_precision, precision, recall and f1, (num_classes,) each. NaN: average precision and recall of a class
         that does not occur, precision of one that is not predicted, F1 of one that is neither.
     """
-    predicted = decide(probabilities, task)
-    hits, found, there = (truth.sum(axis=0) for truth in (predicted & targets, predicted, targets))
     return {
         "average_precision": average_precisions(probabilities, targets),
-        "precision": share(hits, found),
-        "recall": share(hits, there),
-        "f1": share(2 * hits, found + there),
+        **decision_figures(decide(probabilities, task), targets),
     }
+
+
+def decision_figures(
+    predicted: npt.NDArray[np.bool_], targets: npt.NDArray[np.bool_]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """precision, recall and f1 of each class, (num_classes,), by what is predicted, (num_windows, num_classes)."""
+    hits, found, there = (truth.sum(axis=0) for truth in (predicted & targets, predicted, targets))
+    return {"precision": share(hits, found), "recall": share(hits, there), "f1": share(2 * hits, found + there)}
 
 
 def decide(probabilities: npt.NDArray[np.float32], task: Task) -> npt.NDArray[np.bool_]:

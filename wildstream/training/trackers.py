@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -84,13 +85,20 @@ def log_artifacts(accelerator: Accelerator, run: Path, *, epochs: int) -> None:
 
             best = read_manifest(run / "best" / MANIFEST_NAME)
             facts = {"epoch": best.epoch, "commit": best.commit, "fingerprint": best.fingerprint}
-            model = wandb.Artifact(f"{run.name}-best", type="model", metadata=facts | best.metrics)
+            model = wandb.Artifact(artifact_name(f"{run.name}-best"), type="model", metadata=facts | best.metrics)
             # Nobody changes the folder any more, so that no second copy of the weights is needed.
             model.add_dir(str(run / "best"), policy="immutable")
             tracker.tracker.log_artifact(model, aliases=["best"])
-            metrics = wandb.Artifact(f"{run.name}-history", type="metrics", metadata=facts | {"epoch": epochs})
+            metrics = wandb.Artifact(
+                artifact_name(f"{run.name}-history"), type="metrics", metadata=facts | {"epoch": epochs}
+            )
             metrics.add_file(str(run / "history.jsonl"))
             tracker.tracker.log_artifact(metrics)
+
+
+def artifact_name(name: str) -> str:
+    """The same, in characters that Weights & Biases takes."""
+    return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
 
 
 def choose_wandb_mode(wanted: str) -> str:

@@ -153,7 +153,11 @@ def _resampled(counts: _Counts, resamples: int, random: np.random.Generator) -> 
 def _figures(counts: _Counts, weights: Ints) -> dict[str, Floats]:
     """Figures by weights of the videos, (R, V)."""
     windows = weights @ counts.windows
-    hits, found, there = (weights @ one for one in (counts.hits, counts.found, counts.there))
+    # As floats, in which these whole numbers are exact: products of int64 matrices take minutes for many classes.
+    drawn = weights.astype(np.float64)
+    hits, found, there = (
+        np.rint(drawn @ one.astype(np.float64)).astype(np.int64) for one in (counts.hits, counts.found, counts.there)
+    )
     precisions = [_average_precision(ranked, weights) for ranked in counts.ranked]
     classes = {
         "average_precision": np.stack(precisions, axis=1),

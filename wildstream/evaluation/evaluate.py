@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from wildstream.samples import Batch
     from wildstream.stream.loader import Loader
 
+PATIENCE = timedelta(hours=12)
+"""How long other processes wait while the first one describes what was found: of many classes that takes minutes."""
 WindowSet = Literal["full", "partial"]
 """full: all windows of the split; partial: those that carry at least one label, of any class."""
 WandbMode = Literal["auto", "online", "offline", "disabled"]
@@ -127,7 +130,7 @@ def evaluate(
     path = join(data or manifest.config.data.path, split)
     storage = storage or manifest.config.data.make_storage()
     dataset = _open_data(path, manifest, storage, is_trained_on=data is None)
-    accelerator = make_accelerator(manifest.config.trainer)
+    accelerator = make_accelerator(manifest.config.trainer, patience=PATIENCE)
     loader = dataset.loader(
         batch_size=batch_size or manifest.config.trainer.batch_size,
         size=manifest.size,

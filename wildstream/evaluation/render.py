@@ -9,6 +9,8 @@ from wildstream.tables import table
 
 COLUMNS = {"average_precision": "AP", "precision": "precision", "recall": "recall", "f1": "F1"}
 """Figures of a class, and what their columns are called."""
+FEW_VIDEOS = 20
+"""Videos of which resamples say too little."""
 WORST = 3
 """Videos that are named."""
 
@@ -92,7 +94,8 @@ def _render_intervals(content: Mapping[str, Any]) -> str:
     drawn = (
         f"{bootstrap['level']:.0%} of {bootstrap['resamples']:,} resamples of the {bootstrap['videos']:,} videos lie in"
     )
-    return f"{drawn}:\n  " + "   ".join(parts)
+    few = "\n  (of so few videos these are too narrow)" if bootstrap["videos"] < FEW_VIDEOS else ""
+    return f"{drawn}:\n  " + "   ".join(parts) + few
 
 
 def _render_tolerance(tolerance: list[Mapping[str, Any]]) -> str:

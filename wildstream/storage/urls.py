@@ -25,7 +25,8 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _QUERY = re.compile(r"(\w+://[^\s?#\"]*[?#])[^\s\"]*?([)'>.,:;]*)(?=[\s\"]|$)")
 _SECRET = re.compile(r"key|secret|token|password|sas|signature|credential", re.IGNORECASE)
 _NOT_SECRET = {"skip_signature", "sse_kms_key_id", "sse_bucket_key_enabled"}
-_LOGIN = re.compile(r"(\w+://)[^/\s\"]+@")
+# Also of a password with a slash in it; what follows a colon and is a number up to the slash is a port.
+_LOGIN = re.compile(r"(\w+://)(?:[^/\s\"]+|[^/\s\":@]*:(?!\d+/)[^\s\"@]+)@")
 _MOST_NAMES = 10_000_000
 
 

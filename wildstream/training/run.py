@@ -15,14 +15,20 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+    set_seed,
+)
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -166,13 +172,22 @@ def _average(model: nn.Module, decay: float | None) -> AveragedModel | None:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
-def make_accelerator(options: TrainerConfig) -> Accelerator:
-    """Accelerate's view of devices and processes; ConfigError or LaunchError where it is not what was asked for."""
+def make_accelerator(options: TrainerConfig, *, patience: timedelta | None = None) -> Accelerator:
+    """Accelerate's view of devices and processes; ConfigError or LaunchError where it is not what was asked for.
+
+    Args:
+        options: How it is trained.
+        patience: How long processes wait for each other before they give up; the usual time by default.
+    """
     # An image network may have layers behind its last tokens, which learn nothing here.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     compiled = "inductor" if options.compile else None
     try:
-        accelerator = Accelerator(mixed_precision=options.precision, dynamo_backend=compiled, kwargs_handlers=[unused])
+        accelerator = Accelerator(
+            mixed_precision=options.precision,
+            dynamo_backend=compiled,
+            kwargs_handlers=[unused, *([InitProcessGroupKwargs(timeout=patience)] if patience else [])],
+        )
     except ValueError as error:  # no such precision on this device, or another one in use in this process
         raise ConfigError(f"Accelerate does not start with trainer.precision={options.precision}: {error}") from error
     check_launch(accelerator.num_processes)

@@ -131,15 +131,18 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.train_loader.load_state_dict(state["loader"])
         self.progress = Progress.from_dict(state["progress"])
-        self.progress.batches = state["loader"]["position"] // self._windows_per_batch
+        total = len(self.train_loader)
+        at, was_over = state["loader"]["position"], state["loader"]["epoch"] > self.progress.epoch
+        self.progress.batches = total if was_over else at // self._windows_per_batch  # over: it was left in validation
         known = {name: getattr(manifest, name) for name in ("epoch", "metrics", "thresholds")}
         self.manifest = self.manifest.model_copy(update=known)
         if self.accelerator.is_main_process:
             _cut_history(self.run / HISTORY_NAME, self.progress.epoch)
             forget_after(self.run, self.progress.epoch)
             left = self.progress.epoch < self.config.epochs and not self._is_stale()
+            place = "validation" if self.progress.batches == total else f"batch {self.progress.batches + 1}"
             tqdm.write(
-                f"goes on with epoch {self.progress.epoch + 1}, batch {self.progress.batches + 1}"
+                f"goes on with epoch {self.progress.epoch + 1}, {place}"
                 if left
                 else f"the run is complete: {self.progress.epoch} epochs"
             )
@@ -181,7 +184,7 @@ class Trainer:
         total = len(self.train_loader)
         bar = self._bar(None, f"epoch {progress.epoch + 1}/{config.epochs}", total)
         bar.update(progress.batches)
-        batches = iter(self.train_loader)
+        batches = iter(self.train_loader) if progress.batches < total else iter(())
         clips_of_step = 0
         while progress.batches < total:
             seed_batch(config.seed, progress.epoch, progress.batches, self.accelerator.process_index)

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import look_at
+from matplotlib.figure import Figure
 from tiny import clips_shards, frames_shards
 
 import wildstream as ws
 from wildstream.cli import main
 from wildstream.inspection import Contents, describe_dataset, describe_shuffles, durations_told, time_told
 from wildstream.inspection_page import PER_CLASS, make_page, sample_windows
+from wildstream.pictures.charts import Curve, _draw_curves, histogram
 from wildstream.pictures.clips import film_strips, running_numbers
 
 
@@ -79,14 +81,33 @@ def test_the_page_says_what_the_terminal_says(dataset):
 def test_the_windows_that_are_shown_are_of_their_classes(dataset):
     contents = Contents(dataset=dataset)
     groups = sample_windows(contents, seed=1)
-    assert set(groups) == {"bright", "red", "(no label)"}, "a class without windows has none to show"
-    for number, name in enumerate(("bright", "red")):
-        assert len(set(groups[name].tolist())) == PER_CLASS
-        assert contents.labels[groups[name], number].all()
-    assert not contents.labels[groups["(no label)"]].any()
+    assert dataset.categories[:2] == ["bright", "red"]
+    assert set(groups) == {0, 1, None}, "a class without windows has none to show"
+    for number in range(2):
+        assert len(set(groups[number].tolist())) == PER_CLASS
+        assert contents.labels[groups[number], number].all()
+    assert not contents.labels[groups[None]].any()
     again, other = (sample_windows(contents, seed=seed) for seed in (1, 2))
-    assert all(np.array_equal(groups[name], again[name]) for name in groups)
-    assert any(not np.array_equal(groups[name], other[name]) for name in groups)
+    assert all(np.array_equal(groups[number], again[number]) for number in groups)
+    assert any(not np.array_equal(groups[number], other[number]) for number in groups)
+
+
+def test_what_is_not_shown_is_counted(dataset, clips):
+    assert "Not shown: 1 class without windows, or rarer than these." in make_page(dataset).render()  # never
+    assert clips.labels().any(axis=0).all()
+    assert "Not shown" not in make_page(clips).render()
+
+
+def test_durations_that_differ_by_rounding_alone_are_one_bar():
+    assert histogram(np.array([1.6, 1.5999999999999996]), x_axis="seconds", y_axis="videos").startswith(b"\x89PNG")
+
+
+def test_a_name_with_an_underscore_has_its_place_in_the_legend():
+    """Matplotlib leaves out labels that begin with one."""
+    figure = Figure()
+    axes = figure.add_subplot()
+    _draw_curves(axes, [Curve(name=name, x=np.arange(2), y=np.arange(2)) for name in ("_grooming", "walk")], marker="")
+    assert [name.strip() for name in axes.get_legend_handles_labels()[1]] == ["_grooming", "walk"]
 
 
 def test_the_same_seed_gives_the_same_page(dataset):

@@ -193,7 +193,7 @@ def evil_case(tmp_path_factory: pytest.TempPathFactory):
 
 
 KNOWN_ATTRIBUTES = {"alt", "charset", "class", "content", "height", "href", "id", "lang", "loading", "name", "src"}
-KNOWN_ATTRIBUTES |= {"open", "style", "title", "width"}
+KNOWN_ATTRIBUTES |= {"aria-label", "http-equiv", "open", "rel", "scope", "style", "title", "width"}
 
 
 class Attributes(HTMLParser):

@@ -242,7 +242,8 @@ def histogram(values: Floats, *, x_axis: str, y_axis: str) -> bytes:
 
 def _label(name: str) -> str:
     """A name for the legend, which leaves out what begins with an underscore."""
-    return shorten(f" {name}" if name.startswith("_") else name, 44)
+    short = shorten(name, 44)
+    return f" {short}" if short.startswith("_") else short
 
 
 def _draw_curves(axes: Axes, curves: Sequence[Curve], *, marker: str) -> int:

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from wildstream.errors import FormatError, LabelError
+from wildstream.shards.event_table import read_event_names, read_events
 from wildstream.shards.labels import (
     LabelTrack,
     read_categories,
     read_clip_class,
-    read_event_names,
-    read_events,
     read_frame_rows,
 )
 

@@ -27,6 +27,7 @@ RIVER = [
     "samples",
     "tables",
     "shards.labels",
+    "shards.event_table",
     "shards.formats",
     "shards.wildfins",
     "shards.feature_info",

@@ -15,12 +15,11 @@ from typing import Literal, Protocol
 
 from wildstream.errors import ConfigError, FormatError, LabelError
 from wildstream.facts import VideoFacts
+from wildstream.shards.event_table import read_event_names, read_events
 from wildstream.shards.labels import (
     LabelTrack,
     read_categories,
     read_clip_class,
-    read_event_names,
-    read_events,
     read_frame_rows,
 )
 from wildstream.video import VIDEO_EXTENSIONS

@@ -21,12 +21,9 @@ All of that is done in whole numbers and fractions. As floats, 0.3 / 0.1 is a li
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -42,14 +39,9 @@ from wildstream.facts import NO_PTS
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-EVENT_COLUMNS = ("start", "stop", "class")
-"""Columns that a file of events must have; it may have others."""
 END_TOLERANCE = Fraction(1, 10)
 """Seconds that an event may end after the last frame: times are rounded, players count to the end of the sound, and how
 long a last frame is shown is an estimate. A label file of another video is mostly wrong by more."""
-DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d\d?)?", re.ASCII)
-LONGEST_TIME = 64
-"""Characters of a time, at most: with DECIMAL, it keeps its fraction small, whatever is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +203,7 @@ def read_rows(path: Path, *, categories: Sequence[str]) -> npt.NDArray[np.bool_]
     Raises:
         LabelError: Another number of columns, or another value; the message has the line.
     """
-    lines = _text_lines(path)
+    lines = text_lines(path)
     width, known = len(categories), f"{len(categories)} categories: {', '.join(categories)}"
     for number, line in enumerate(lines, start=1):
         cells = line.split("\t")
@@ -231,7 +223,7 @@ def read_class_column(path: Path, *, categories: Sequence[str]) -> npt.NDArray[n
     Raises:
         LabelError: A row is not the number of a class; the message has the line.
     """
-    lines = _text_lines(path)
+    lines = text_lines(path)
     for number, line in enumerate(lines, start=1):
         if not (line.isascii() and line.isdigit() and len(line) < 10 and int(line) < len(categories)):
             raise LabelError(f"{path.name}, line {number}: {line!r:.40} is no class from 0 to {len(categories) - 1}")
@@ -242,7 +234,7 @@ def read_class_column(path: Path, *, categories: Sequence[str]) -> npt.NDArray[n
 
 def has_one_column(path: Path) -> bool:
     """Whether the first row of a tab-separated file has one cell; LabelError where it cannot be read."""
-    return "\t" not in "".join(_text_lines(path)[:1])
+    return "\t" not in "".join(text_lines(path)[:1])
 
 
 def read_clip_class(path: Path) -> int:
@@ -251,91 +243,10 @@ def read_clip_class(path: Path) -> int:
     Raises:
         LabelError: The file holds anything else.
     """
-    text = "\n".join(_text_lines(path)).strip()
+    text = "\n".join(text_lines(path)).strip()
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise LabelError(f"{path.name} must hold one class number, got {text!r:.40}")
     return int(text)
-
-
-def read_events(path: Path, *, categories: Sequence[str]) -> list[TimedEvent]:
-    """Read a .csv or .tsv of events: a header with the columns start, stop and class, then a line per event.
-
-    Times are decimal seconds, classes are names out of the categories; columns come in any order, others are ignored.
-
-    Raises:
-        LabelError: A column is missing, a time is no number, or a class is unknown; the message has the line.
-    """
-    numbers = {name: number for number, name in enumerate(categories)}
-    events = []
-    for origin, start, stop, name in _event_lines(path):
-        if name not in numbers:
-            raise LabelError(f"{origin}: class {name!r:.40} is not one of the categories {', '.join(categories):.200}")
-        begun = _parse_seconds(start, f"{origin}, column 'start'")
-        ended = _parse_seconds(stop, f"{origin}, column 'stop'")
-        events.append(TimedEvent(numbers[name], begun, ended, origin))
-    return events
-
-
-def read_event_names(path: Path) -> set[str]:
-    """Read the class names in a file of events; of the times, nothing.
-
-    Raises:
-        LabelError: The columns cannot be read, or a name is empty or has blanks around it, which might be a slip.
-    """
-    names = set()
-    for origin, _, _, name in _event_lines(path):
-        if name != name.strip() or not name:
-            raise LabelError(f"{origin}: class {name!r:.40} is empty or has blanks around it; write the name alone")
-        names.add(name)
-    return names
-
-
-def _event_lines(path: Path) -> Iterator[tuple[str, str, str, str]]:
-    """The lines of a file of events below its header: file and line for messages, start, stop, class."""
-    separator, called = ("\t", "tabs") if path.suffix.lower() == ".tsv" else (",", "commas")
-    reader = csv.reader(io.StringIO(_text(path)), delimiter=separator, strict=True)
-    header: list[str] = []
-    places: list[int] = []
-    line = 0
-    try:
-        for cells in reader:
-            origin, line = f"{path.name}, line {line + 1}", reader.line_num  # a quoted cell may hold line ends
-            if not "".join(cells).strip():
-                continue
-            if not header:
-                header = cells
-                places = [_place_of(column, header, f"{origin} (separated by {called})") for column in EVENT_COLUMNS]
-                continue
-            if len(cells) != len(header):
-                raise LabelError(
-                    f"{origin}: {len(cells)} cells, but the header has {len(header)}, separated by {called}"
-                )
-            start, stop, name = (cells[place] for place in places)
-            yield origin, start, stop, name
-    except csv.Error as error:
-        raise LabelError(f"{path.name}, line {reader.line_num} cannot be read: {error}; mind its quotes") from error
-    if not header:
-        raise LabelError(
-            f"{path.name} is empty; its first line must name the columns {', '.join(EVENT_COLUMNS)}, and stand alone "
-            "where nothing happens"
-        )
-
-
-def _place_of(column: str, header: list[str], origin: str) -> int:
-    """Where a column stands in the header; LabelError where it does not, or does twice."""
-    if header.count(column) != 1:
-        raise LabelError(
-            f"{origin}: the header must have one column {column!r}, but has {header.count(column)}: {header!r:.200}"
-        )
-    return header.index(column)
-
-
-def _parse_seconds(text: str, origin: str) -> Fraction:
-    """A decimal number as the fraction that it is; LabelError for anything else, and for those of absurd length."""
-    text = text.strip()
-    if len(text) > LONGEST_TIME or not DECIMAL.fullmatch(text):
-        raise LabelError(f"{origin}: {text!r:.40} is no time in seconds; write a decimal number such as 12.48")
-    return Fraction(text)
 
 
 def _seconds(time: Fraction) -> str:
@@ -384,12 +295,12 @@ def _united(events: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]
     return united
 
 
-def _text_lines(path: Path) -> list[str]:
+def text_lines(path: Path) -> list[str]:
     """The lines of a text file, without line ends and without blank lines at its end."""
-    return _text(path).rstrip().splitlines()
+    return read_text(path).rstrip().splitlines()
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
     """The content of a text file; LabelError where it is none."""
     try:
         return path.read_text(encoding="utf-8-sig")

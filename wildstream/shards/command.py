@@ -25,10 +25,11 @@ def add_pack_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         required=True,
-        choices=("frames", "videos", "events"),
+        choices=("frames", "videos", "events", "boris"),
         help="layout of the source. frames: a .tsv or .txt beside each video, a row of 0/1 per frame, and "
         "categories.json. videos: class folders, a .txt with one class number beside each video. events: a .csv or "
-        ".tsv with the columns start, stop (in seconds) and class beside each video",
+        ".tsv with the columns start, stop (in seconds) and class beside each video. boris: projects of BORIS "
+        "(.boris), or its exports of aggregated or tabular events (.csv, .tsv)",
     )
     parser.add_argument("--split", action="append", metavar="NAME", help="pack this split alone; may be repeated")
     parser.add_argument(

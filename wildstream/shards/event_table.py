@@ -89,6 +89,16 @@ def table_lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[
         )
 
 
+def table_header(path: Path) -> list[str]:
+    """The first line of such a table that is not empty; LabelError as `table_lines`."""
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.reader(io.StringIO(read_text(path)), delimiter=separator)
+    try:
+        return next((cells for cells in reader if "".join(cells).strip()), [])
+    except csv.Error as error:
+        raise LabelError(f"{path.name}, line {reader.line_num} cannot be read: {error}; mind its quotes") from error
+
+
 def _place_of(column: str, header: list[str], origin: str) -> int:
     """Where a column stands in the header; LabelError where it does not, or does twice."""
     if header.count(column) != 1:

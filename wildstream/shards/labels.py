@@ -104,7 +104,13 @@ class LabelTrack:
 
     @classmethod
     def from_seconds(
-        cls, events: Iterable[TimedEvent], *, pts: npt.NDArray[np.int64], time_base: Fraction, num_classes: int
+        cls,
+        events: Iterable[TimedEvent],
+        *,
+        pts: npt.NDArray[np.int64],
+        time_base: Fraction,
+        num_classes: int,
+        closed: bool = False,
     ) -> LabelTrack:
         """Make a track from events in seconds, by the times at which the frames are shown (see the picture above).
 
@@ -117,6 +123,8 @@ class LabelTrack:
             pts: (num_frames,) presentation times in units of `time_base`, as in `VideoFacts`.
             time_base: Seconds per unit of pts.
             num_classes: Classes that exist.
+            closed: Whether an event also covers the frame that is shown at its stop, as annotation programs mean it
+                that let people choose the first and the last frame; then it may stop when it starts.
 
         Raises:
             LabelError: An event stops before it starts, starts before 0 or when the video is over, stops later than
@@ -131,9 +139,12 @@ class LabelTrack:
         shown = gaps[len(gaps) // 2] if gaps else 0
         found = []
         for event in events:
-            _refuse_outside(event, (times[-1] - times[0]) * time_base, shown * time_base)
+            _refuse_outside(event, (times[-1] - times[0]) * time_base, shown * time_base, closed=closed)
             first = frame_at(event.start, pts=times, time_base=time_base)
-            stop = bisect_left(times, times[0] + ceil(event.stop / time_base))
+            if closed:
+                stop = frame_at(event.stop, pts=times, time_base=time_base) + 1
+            else:
+                stop = bisect_left(times, times[0] + ceil(event.stop / time_base))
             found.append((event.label, first, stop))
         columns = np.array(_united(found), np.int32).reshape(-1, 3)
         return cls(len(pts), num_classes, columns[:, 0], columns[:, 1], columns[:, 2])
@@ -268,10 +279,10 @@ def _refuse_untimed(pts: npt.NDArray[np.int64]) -> None:
     )
 
 
-def _refuse_outside(event: TimedEvent, last: Fraction, shown: Fraction) -> None:
+def _refuse_outside(event: TimedEvent, last: Fraction, shown: Fraction, *, closed: bool) -> None:
     """Raise LabelError where an event is not one, or not in a video whose frame at `last` is shown for `shown`."""
     length = last + shown
-    if event.stop <= event.start:
+    if event.stop < event.start or (event.stop == event.start and not closed):
         problem = "does not stop after it starts"
     elif event.start < 0:
         problem = "starts before the video does, at 0 s"

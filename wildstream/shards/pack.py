@@ -92,7 +92,7 @@ def pack(
         source: Folder in the layout that `format` names.
         out: Folder that will hold a folder per split, and pack-report.json; or a URL such as s3://bucket/shards, where
             each shard goes when it is complete.
-        format: "frames", "videos" or "events"; see `wildstream.shards.formats`.
+        format: "frames", "videos", "events" or "boris"; see `wildstream.shards.formats`.
         splits: Splits to pack; all by default. A source without split folders is one split, named by this (or "all").
         shard_bytes: Videos are put into one shard until it would be larger than this; re-encoded ones count with the
             size that they had.
@@ -226,7 +226,8 @@ class _Packer:
             facts.append(self.transcode.options())
         for source in sources:
             stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (source.video, source.labels)]
-            facts.append([source.key, str(source.video.relative_to(self.root)), stats])
+            parts = [source.part] if source.part else []
+            facts.append([source.key, str(source.video.relative_to(self.root)), stats, *parts])
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _pack_shard(self, folder: Path, shard: _Shard, bar: tqdm[Any]) -> pa.Table:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath, PureWindowsPath
 
 from wildstream.errors import FormatError, LabelError
 from wildstream.facts import VideoFacts
-from wildstream.shards import boris
+from wildstream.shards.boris import EXTENSIONS, boris_events, read_boris
 from wildstream.shards.formats.scanning import (
     WHOLE,
     Refusal,
@@ -39,7 +39,7 @@ class BorisCoded:
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
-        videos, files = find_files(root, boris.EXTENSIONS)
+        videos, files = find_files(root, EXTENSIONS)
         scan = Scan([])
         names: dict[str, None] = {}
         by_name: dict[str, list[Path]] = defaultdict(list)
@@ -49,7 +49,7 @@ class BorisCoded:
         for path in files:
             told = path.relative_to(root).as_posix()
             try:
-                coding = boris.read_boris(path)
+                coding = read_boris(path)
             except LabelError as error:
                 if path.suffix.lower() == ".boris":
                     raise FormatError(f"{told}: {error}") from error
@@ -73,7 +73,7 @@ class BorisCoded:
 
     def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
         """See Format."""
-        events = boris.boris_events(source.labels, source.part, categories=categories)
+        events = boris_events(source.labels, source.part, categories=categories)
         return LabelTrack.from_seconds(
             events, pts=facts.pts, time_base=facts.time_base, num_classes=len(categories), closed=True
         )

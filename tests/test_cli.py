@@ -72,7 +72,8 @@ def test_the_version(capsys):
         (["pack", "a", "b", "--format", "frames", "--workers", "0"], "'0' must be a whole number of at least 1"),
         (["evaluate", "a", "--batch-size", "-1"], "'-1' must be a whole number of at least 1"),
         (["evaluate", "a", "--checkpoint", "first"], "checkpoint='first' is not known. Take one of best, last"),
-        (["evaluate", "a", "--bogus"], "unrecognized arguments: --bogus"),
+        (["evaluate", "a", "--bogus"], "--bogus is not an option"),
+        (["predict", "a", "b", "c", "--treshold", "0.5"], "--treshold is not an option; did you mean --threshold?"),
     ],
 )
 def test_wrong_options_are_refused_with_2(arguments, message, capsys):

@@ -259,6 +259,8 @@ def test_a_split_that_is_not_there_is_answered_with_those_that_are(tmp_path_fact
     shards = frames_shards(tmp_path_factory)
     with pytest.raises(ShardError, match=r"holds the splits test, train, val: open .*test"):
         open_index(shards)
+    with pytest.raises(ShardError, match=r"There is no folder .*gone: check the path"):
+        open_index(shards / "gone" / "train")
     with pytest.raises(ShardError, match=r"holds the splits test, train, val: choose one of them"):
         open_index(shards / "tset")
     with pytest.raises(ShardError, match=r"train is itself a packed split: give the folder above it"):

@@ -290,6 +290,8 @@ def _what_is_there(folder: str) -> str:
     if urls.is_remote(folder):
         return "Give the folder of one split, such as …/train; make shards with `wildstream pack SOURCE OUT`."
     here = Path(folder)
+    if not here.parent.is_dir():
+        return f"There is no folder {here.parent}: check the path, or make shards with `wildstream pack SOURCE OUT`."
     inside, beside = (
         sorted(found.parent.name for found in place.glob(f"*/{DATASET_NAME}")) if place.is_dir() else []
         for place in (here, here.parent)

@@ -659,7 +659,7 @@ def test_processes_that_are_killed_harm_nobody(memory_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     print(found)
-    assert found["kills"] > 0
+    assert found["kills"] == LOAD_KILLS if folder.is_relative_to("/dev/shm") else found["kills"] > 0
     assert found["reads"] > 8 * found["kills"]
     # A tenth more while somebody evicts, a block of each thread, and some that were killed before they counted theirs.
     assert found["most"] < 1.1 * LOAD_ROOM + 12 * (LOAD_BLOCK + HEADER)

@@ -88,7 +88,8 @@ def test_told_to_stop_in_validation_it_ends_with_the_same_bits(shards, tmp_path,
             patch.setattr(Trainer, "validate", validate)
             with pytest.raises(Interrupted, match=rf"stopped by SIGTERM in epoch {epoch} after batch 8\. To go on:"):
                 train(config)
-        assert len(history(config.trainer.out)) == epoch - 1 if epoch > 1 else True
+        written = config.trainer.out / "history.jsonl"
+        assert (len(written.read_text().splitlines()) if written.exists() else 0) == epoch - 1
     AcceleratorState._reset_state(reset_partial_state=True)
     assert_same_run(calm, train(config))
 

@@ -150,7 +150,7 @@ def test_what_cannot_be_paired_is_named(tank, tmp_path):
     assert "has 2 labels, obs 0 of a.csv and obs 0 of b.csv; keep one" in reasons.values()
     assert sum("no observation of BORIS names it" in reason for reason in reasons.values()) == 2
     unused = {refusal.path: refusal.reason for refusal in report.unused}
-    assert unused["a.csv, observation obs 1"] == "its media file gone.mp4 is not there"
+    assert unused["a.csv, observation obs 1"] == "its video gone.mp4 is not there"
     assert "is no export of BORIS" in unused["other.csv"]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from wildstream.errors import ConfigError, FormatError, LabelError
 from wildstream.facts import VideoFacts
-from wildstream.shards.formats import FORMATS, get_format, safe_name, select_splits
+from wildstream.shards.formats import get_format, safe_name, select_splits
 
 
 def make(root, *names, categories='["a", "b"]'):
@@ -49,7 +49,7 @@ def named(refusals):
 )
 def test_frames_layouts(tmp_path, folder, expected, extension):
     root = make(tmp_path, f"{folder}fish.mp4", f"{folder}fish.{extension}")
-    scan = FORMATS["frames"].scan(root)
+    scan = get_format("frames").scan(root)
     assert found(scan) == [expected]
     assert scan.categories == ["a", "b"]
     assert scan.sources[0].video == root / folder / "fish.mp4"
@@ -68,26 +68,26 @@ def test_frames_layouts(tmp_path, folder, expected, extension):
     ],
 )
 def test_videos_layouts(tmp_path, folder, expected):
-    scan = FORMATS["videos"].scan(make(tmp_path, f"{folder}clip.avi", f"{folder}clip.txt"))
+    scan = get_format("videos").scan(make(tmp_path, f"{folder}clip.avi", f"{folder}clip.txt"))
     assert found(scan) == [expected]
 
 
 @pytest.mark.parametrize("extension", ["mp4", "avi", "mkv", "mov", "webm", "MP4"])
 def test_every_video_extension(tmp_path, extension):
-    assert found(FORMATS["frames"].scan(make(tmp_path, f"fish.{extension}", "fish.tsv"))) == [("all", "fish")]
+    assert found(get_format("frames").scan(make(tmp_path, f"fish.{extension}", "fish.tsv"))) == [("all", "fish")]
 
 
 @pytest.mark.parametrize("name", ["frames", "videos"])
 def test_categories_in_the_folder_above(tmp_path, name):
     make(tmp_path, categories='["x", "y"]')
     root = make(tmp_path / "set", "train/c/a.mp4", "train/c/a.txt", categories=None)
-    assert FORMATS[name].scan(root).categories == ["x", "y"]
+    assert get_format(name).scan(root).categories == ["x", "y"]
 
 
 def test_frames_without_categories_are_refused(tmp_path):
     root = make(tmp_path / "above" / "set", "a.mp4", "a.tsv", categories=None)
     with pytest.raises(FormatError, match=r"no categories\.json in .*set or the folder above"):
-        FORMATS["frames"].scan(root)
+        get_format("frames").scan(root)
 
 
 def write_classes(root, numbers):
@@ -100,7 +100,7 @@ def write_classes(root, numbers):
 
 def test_class_names_from_folders(tmp_path):
     root = write_classes(tmp_path / "above" / "set", {"dance": 1, "robot": 0, "nasa": 2})
-    assert FORMATS["videos"].scan(root).categories == ["robot", "dance", "nasa"]
+    assert get_format("videos").scan(root).categories == ["robot", "dance", "nasa"]
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_class_names_from_folders(tmp_path):
 def test_class_names_that_folders_cannot_give(tmp_path, numbers, complaint):
     root = write_classes(tmp_path / "above" / "set", numbers)
     with pytest.raises(FormatError, match=complaint):
-        FORMATS["videos"].scan(root)
+        get_format("videos").scan(root)
 
 
 @pytest.mark.parametrize("extension", ["csv", "tsv"])
 @pytest.mark.parametrize("folder", ["train/", "train/fish/"])
 def test_events_layouts(tmp_path, folder, extension):
     root = make(tmp_path, f"{folder}fish.mp4", f"{folder}fish.{extension}", "train/bare.mp4", "val/lonely.csv")
-    scan = FORMATS["events"].scan(root)
+    scan = get_format("events").scan(root)
     assert found(scan) == [("train", "fish")]
     assert scan.categories == ["a", "b"]
     assert scan.sources[0].labels == root / folder / f"fish.{extension}"
@@ -134,11 +134,11 @@ def write_tables(root, **events):
 
 
 def test_class_names_from_the_tables_of_all_splits(tmp_path):
-    scan = FORMATS["events"].scan(write_tables(tmp_path / "above" / "set", train="dbd", val="", test="ca"))
+    scan = get_format("events").scan(write_tables(tmp_path / "above" / "set", train="dbd", val="", test="ca"))
     assert scan.categories == ["a", "b", "c", "d"]
     assert select_splits(scan, ["val"]).categories == ["a", "b", "c", "d"]
     make(tmp_path / "above", categories='["d", "c"]')
-    assert FORMATS["events"].scan(tmp_path / "above" / "set").categories == ["d", "c"]
+    assert get_format("events").scan(tmp_path / "above" / "set").categories == ["d", "c"]
 
 
 def test_class_names_that_the_tables_cannot_give(tmp_path):
@@ -146,24 +146,26 @@ def test_class_names_that_the_tables_cannot_give(tmp_path):
     (root / "val/a.csv").write_text("start,stop\n0,1\n")
     complaint = r"^a\.csv, line 1 .* one column 'class', but has 0: .* \(in folder val\).* or add a categories\.json"
     with pytest.raises(FormatError, match=complaint):
-        FORMATS["events"].scan(root)
+        get_format("events").scan(root)
     with pytest.raises(FormatError, match=r"no table of events below .* has an event.* add a categories\.json"):
-        FORMATS["events"].scan(write_tables(tmp_path / "empty" / "set", train="", val=""))
+        get_format("events").scan(write_tables(tmp_path / "empty" / "set", train="", val=""))
     bare = make(tmp_path / "bare" / "set", "a.mp4", categories=None)
-    assert set(named(FORMATS["events"].scan(bare).refused)) == {"a.mp4"}, "what is refused says why nothing has a name"
+    assert set(named(get_format("events").scan(bare).refused)) == {"a.mp4"}, (
+        "what is refused says why nothing has a name"
+    )
 
 
 def test_events_follow_the_times_of_the_frames(tmp_path):
     root = make(tmp_path, "a.mp4", "b.mp4", "b.csv")
     (root / "a.csv").write_text("start,stop,class\n0.04,0.12,b\n0.08,0.2,b\n")
-    good, empty = FORMATS["events"].scan(root).sources
-    track = FORMATS["events"].read(good, facts=facts_of(10), categories=["a", "b"])
+    good, empty = get_format("events").scan(root).sources
+    track = get_format("events").read(good, facts=facts_of(10), categories=["a", "b"])
     assert (track.num_frames, track.num_classes) == (10, 2)
     assert [track.classes.tolist(), track.first.tolist(), track.stop.tolist()] == [[1], [1], [5]]
     with pytest.raises(LabelError, match=r"a\.csv, line 3: .* when the video is over; the video lasts 0\.08 s"):
-        FORMATS["events"].read(good, facts=facts_of(2), categories=["a", "b"])
+        get_format("events").read(good, facts=facts_of(2), categories=["a", "b"])
     with pytest.raises(LabelError, match=r"b\.csv is empty"):
-        FORMATS["events"].read(empty, facts=facts_of(2), categories=["a", "b"])
+        get_format("events").read(empty, facts=facts_of(2), categories=["a", "b"])
 
 
 def facts_of(num_frames):
@@ -182,10 +184,10 @@ def facts_of(num_frames):
 
 
 def test_class_beyond_the_categories(tmp_path):
-    scan = FORMATS["videos"].scan(make(tmp_path, "c/a.avi", "c/a.txt"))
+    scan = get_format("videos").scan(make(tmp_path, "c/a.avi", "c/a.txt"))
     (tmp_path / "c/a.txt").write_text("2")
     with pytest.raises(LabelError, match=r"a\.txt says class 2, but there are 2 categories"):
-        FORMATS["videos"].read(scan.sources[0], facts=facts_of(3), categories=scan.categories)
+        get_format("videos").read(scan.sources[0], facts=facts_of(3), categories=scan.categories)
 
 
 def test_no_file_is_passed_over_in_silence(tmp_path):
@@ -194,7 +196,7 @@ def test_no_file_is_passed_over_in_silence(tmp_path):
         *("train/good.mp4", "train/good.tsv", "train/bare.mp4", "train/two.mp4", "train/two.tsv", "train/two.txt"),
         *("train/a.b.mp4", "train/a.b.tsv", "train/a_b.mp4", "train/a_b.tsv", "val/lonely.tsv"),
     )
-    scan = FORMATS["frames"].scan(root)
+    scan = get_format("frames").scan(root)
     assert found(scan) == [("train", "a_b"), ("train", "good")]
     assert named(scan.refused) == {
         "train/bare.mp4": "has no labels: no bare.tsv or bare.txt beside it",
@@ -207,19 +209,19 @@ def test_no_file_is_passed_over_in_silence(tmp_path):
 
 
 def test_the_same_name_with_two_extensions_is_one_key(tmp_path):
-    scan = FORMATS["frames"].scan(make(tmp_path, "a.avi", "a.mp4", "a.tsv"))
+    scan = get_format("frames").scan(make(tmp_path, "a.avi", "a.mp4", "a.tsv"))
     assert found(scan) == [("all", "a")]
     assert named(scan.refused) == {"a.mp4": "its key 'a' is taken by a.avi; rename one of them"}
 
 
 def test_the_same_name_in_two_splits_is_no_collision(tmp_path):
-    scan = FORMATS["frames"].scan(make(tmp_path, "train/a.mp4", "train/a.tsv", "val/a.mp4", "val/a.tsv"))
+    scan = get_format("frames").scan(make(tmp_path, "train/a.mp4", "train/a.tsv", "val/a.mp4", "val/a.tsv"))
     assert found(scan) == [("train", "a"), ("val", "a")]
 
 
 def test_hidden_files_and_folders_are_no_data(tmp_path):
     hidden = ("._a.mp4", ".trash/a.mp4", ".trash/a.tsv", ".a.tsv")
-    scan = FORMATS["frames"].scan(make(tmp_path, "a.mp4", "a.tsv", *hidden))
+    scan = get_format("frames").scan(make(tmp_path, "a.mp4", "a.tsv", *hidden))
     assert found(scan) == [("all", "a")]
     assert not scan.refused
     assert not scan.unused
@@ -227,19 +229,21 @@ def test_hidden_files_and_folders_are_no_data(tmp_path):
 
 def test_nothing_to_scan(tmp_path):
     with pytest.raises(FormatError, match="no video"):
-        FORMATS["frames"].scan(make(tmp_path, "a.tsv"))
+        get_format("frames").scan(make(tmp_path, "a.tsv"))
     with pytest.raises(FormatError, match="is not a folder"):
-        FORMATS["videos"].scan(tmp_path / "gone")
+        get_format("videos").scan(tmp_path / "gone")
 
 
 def test_unknown_format():
-    with pytest.raises(ConfigError, match=r"format='wlasl' is not known\. Take one of frames, videos, events"):
-        get_format("wlasl")
+    with pytest.raises(ConfigError, match=r"format='nonsense' is not known\. Take one of frames, videos, events.*auto"):
+        get_format("nonsense")
+    with pytest.raises(ConfigError, match="Did you mean 'wlasl'"):
+        get_format("wlsal")
 
 
 def test_select_splits(tmp_path):
     names = [f"{split}/{name}" for split in ("train", "val") for name in ("a.mp4", "a.tsv", "b.mp4", "c.tsv")]
-    scan = FORMATS["frames"].scan(make(tmp_path, *names))
+    scan = get_format("frames").scan(make(tmp_path, *names))
     kept = select_splits(scan, ["val"])
     assert found(kept) == [("val", "a")]
     assert set(named(kept.refused)) == {"val/b.mp4"}
@@ -249,7 +253,7 @@ def test_select_splits(tmp_path):
 
 
 def test_a_source_without_splits_takes_the_name_that_is_asked_for(tmp_path):
-    scan = select_splits(FORMATS["frames"].scan(make(tmp_path, "a.mp4", "a.tsv", "b.mp4", "c.tsv")), ["val"])
+    scan = select_splits(get_format("frames").scan(make(tmp_path, "a.mp4", "a.tsv", "b.mp4", "c.tsv")), ["val"])
     assert found(scan) == [("val", "a")]
     assert [entry.split for entry in (*scan.refused, *scan.unused)] == ["val", "val"]
 

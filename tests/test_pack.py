@@ -32,7 +32,8 @@ from wildstream.commands import REFUSED
 from wildstream.errors import ConfigError, FormatError, LabelError, SampleError, ShardError, VideoError
 from wildstream.shards.index import open_index
 from wildstream.shards.index_schema import DATASET_NAME
-from wildstream.shards.pack import REPORT_NAME, pack
+from wildstream.shards.pack import pack
+from wildstream.shards.pack_report import REPORT_NAME
 
 
 def quietly(source, out, **options):

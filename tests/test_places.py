@@ -15,7 +15,8 @@ import wildstream as ws
 from wildstream.cli import main
 from wildstream.shards import places
 from wildstream.shards.index import open_index
-from wildstream.shards.pack import REPORT_NAME, pack
+from wildstream.shards.pack import pack
+from wildstream.shards.pack_report import REPORT_NAME
 
 STYLE = ws.SlidingStyle(window_size=8, samples_per_window=4, step_size=4)
 

@@ -47,9 +47,10 @@ if TYPE_CHECKING:
     from wildstream.prediction.predict import PredictionReport, predict_videos
     from wildstream.samples import Batch, Clip
     from wildstream.shards.adopt import IndexReport, index_shards
+    from wildstream.shards.encoders import Transcode
     from wildstream.shards.index import Index, open_index
-    from wildstream.shards.pack import PackReport, pack
-    from wildstream.shards.transcode import Transcode
+    from wildstream.shards.pack import pack
+    from wildstream.shards.pack_report import PackReport
     from wildstream.shards.verify import Fault, verify
     from wildstream.storage.access import Storage
     from wildstream.stream.batches import Batches
@@ -92,8 +93,9 @@ _PLACES = {
     "wildstream.samples": ("Batch", "Clip"),
     "wildstream.shards.adopt": ("IndexReport", "index_shards"),
     "wildstream.shards.index": ("Index", "open_index"),
-    "wildstream.shards.pack": ("PackReport", "pack"),
-    "wildstream.shards.transcode": ("Transcode",),
+    "wildstream.shards.pack": ("pack",),
+    "wildstream.shards.pack_report": ("PackReport",),
+    "wildstream.shards.encoders": ("Transcode",),
     "wildstream.shards.verify": ("Fault", "verify"),
     "wildstream.storage.access": ("Storage",),
     "wildstream.stream.batches": ("Batches",),

@@ -108,6 +108,15 @@ def boris_events(path: Path, observation: str, *, categories: Sequence[str]) -> 
     return [TimedEvent(numbers[event.behavior], event.start, event.stop, event.origin) for event in found.events]
 
 
+def is_boris_table(path: Path) -> bool:
+    """Whether a .csv or .tsv has the columns of aggregated or tabular events."""
+    try:
+        header = table_header(path)
+    except LabelError:
+        return False
+    return all(name in header for name in _COLUMNS) and (_BEGIN in header or _TIME in header)
+
+
 @lru_cache(maxsize=16)
 def _read(path: Path, _changed: int, _size: int) -> Coding:
     """The same; a file of many observations is read once for all of them."""

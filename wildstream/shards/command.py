@@ -11,7 +11,7 @@ from wildstream.commands import REFUSED, SHOWN, parse_count, parse_size_option
 from wildstream.errors import ConfigError
 
 if TYPE_CHECKING:
-    from wildstream.shards.transcode import Transcode
+    from wildstream.shards.encoders import Transcode
 
 
 def add_pack_options(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +24,25 @@ def add_pack_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        required=True,
-        choices=("frames", "videos", "events", "boris"),
-        help="layout of the source. frames: a .tsv or .txt beside each video, a row of 0/1 per frame, and "
-        "categories.json. videos: class folders, a .txt with one class number beside each video. events: a .csv or "
-        ".tsv with the columns start, stop (in seconds) and class beside each video. boris: projects of BORIS "
-        "(.boris), or its exports of aggregated or tabular events (.csv, .tsv)",
+        default="auto",
+        metavar="NAME",
+        help="layout of the source; by default found by looking, and told. frames: a .tsv or .txt beside each video, a "
+        "row of 0/1 (-1: not labelled) per frame, and categories.json. videos: class folders, a .txt with one class "
+        "number beside each video. events: a .csv or .tsv with the columns start, stop (in seconds) and class beside "
+        "each video. boris: projects of BORIS (.boris), or its exports of aggregated or tabular events (.csv, .tsv). "
+        "elan: .eaf files. deepethogram: a project. wlasl: its JSON and videos. table: a .csv, .txt or .json of paths "
+        "and labels, such as those of Kinetics. folders: a folder of clips per class, UCF-101 and HMDB-51 with their "
+        "official splits. frame-folders: a folder of images per clip. image-folders: a folder of images per class",
+    )
+    parser.add_argument(
+        "--format-option",
+        action="append",
+        type=_parse_format_option,
+        metavar="NAME=VALUE",
+        help="option of the layout; may be repeated. events, boris: radius (seconds around points in time). elan: "
+        "tiers (once for each). wlasl: subset (asl100, asl300, asl1000, asl2000), crop (to the signer: yes), cut (no: "
+        "the videos are cut already). table: path, label (columns), cut. folders: fold (1 to 3). "
+        "frame-folders: fps, path, label",
     )
     parser.add_argument("--split", action="append", metavar="NAME", help="pack this split alone; may be repeated")
     parser.add_argument(
@@ -53,13 +66,20 @@ def add_pack_options(parser: argparse.ArgumentParser) -> None:
 
 def run_pack(options: argparse.Namespace) -> int:
     """Pack, and say what was packed and what was not."""
-    from wildstream.shards.pack import REPORT_NAME, pack
+    from wildstream.shards.formats import AUTO, recognise_format
+    from wildstream.shards.pack import pack
+    from wildstream.shards.pack_report import REPORT_NAME
     from wildstream.storage.urls import join, redact
 
+    format = options.format
+    if format == AUTO:
+        format, reason = recognise_format(options.source)
+        print(f"format: {format} ({reason})")
     report = pack(
         options.source,
         options.out,
-        format=options.format,
+        format=format,
+        format_options=_join_format_options(options.format_option or []),
         splits=options.split,
         shard_bytes=options.shard_bytes,
         workers=options.workers,
@@ -75,7 +95,7 @@ def run_pack(options: argparse.Namespace) -> int:
         print(f"shorter  {shortened.path}: {shortened.reason}")
     for damaged in report.damaged:
         print(f"damaged  {damaged.path}: {damaged.reason}")
-    for word, refusals in (("refused", report.refused), ("unused ", report.unused)):
+    for word, refusals in (("leak   ", report.leaks), ("refused", report.refused), ("unused ", report.unused)):
         for refusal in refusals[:SHOWN]:
             print(f"{word}  {refusal.path}: {refusal.reason}")
         if len(refusals) > SHOWN:
@@ -162,9 +182,30 @@ def _add_checking_options(parser: argparse.ArgumentParser, done: str) -> None:
     )
 
 
+def _parse_format_option(text: str) -> tuple[str, str]:
+    """NAME=VALUE as a pair."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE. Write, say, subset=asl100.")
+    return name, value
+
+
+def _join_format_options(pairs: list[tuple[str, str]]) -> dict[str, object]:
+    """Options by name; one that can have several values has them all."""
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name == "tiers":
+            found[name] = (*found.get(name, ()), value)  # type: ignore[misc]
+        elif name in found:
+            raise ConfigError(f"--format-option {name} is there twice. Give it once.")
+        else:
+            found[name] = value
+    return found
+
+
 def _parse_transcode(text: str) -> Transcode:
     """Options of re-encoding, such as short_side=256,gop=32,codec=h264,crf=20."""
-    from wildstream.shards.transcode import Transcode
+    from wildstream.shards.encoders import Transcode
 
     try:
         return Transcode.parse(text)

@@ -19,10 +19,11 @@ LONGEST_TIME = 64
 """Characters of a time, at most: with DECIMAL, it keeps its fraction small, whatever is written."""
 
 
-def read_events(path: Path, *, categories: Sequence[str]) -> list[TimedEvent]:
+def read_events(path: Path, *, categories: Sequence[str], points: bool = False) -> list[TimedEvent]:
     """Read a .csv or .tsv of events: a header with the columns start, stop and class, then a line per event.
 
     Times are decimal seconds, classes are names out of the categories; columns come in any order, others are ignored.
+    With `points`, stop may be empty: such an event is at start alone.
 
     Raises:
         LabelError: A column is missing, a time is no number, or a class is unknown; the message has the line.
@@ -33,7 +34,12 @@ def read_events(path: Path, *, categories: Sequence[str]) -> list[TimedEvent]:
         if name not in numbers:
             raise LabelError(f"{origin}: class {name!r:.40} is not one of the categories {', '.join(categories):.200}")
         begun = parse_seconds(start, f"{origin}, column 'start'")
-        ended = parse_seconds(stop, f"{origin}, column 'stop'")
+        if not stop.strip() and not points:
+            raise LabelError(
+                f"{origin}: stop is empty. Write a time; or, where such lines are points in time, say how far around "
+                "them the class is seen (--format-option radius=0.5)"
+            )
+        ended = parse_seconds(stop, f"{origin}, column 'stop'") if stop.strip() else begun
         events.append(TimedEvent(numbers[name], begun, ended, origin))
     return events
 

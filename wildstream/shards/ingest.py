@@ -18,10 +18,13 @@ from torch import Tensor
 from wildstream.errors import LabelError, SampleError, VideoError
 from wildstream.facts import VideoFacts
 from wildstream.probe import probe
+from wildstream.shards.encoders import EXTENSION, Transcode
 from wildstream.shards.formats import Format, Source
+from wildstream.shards.formats.scanning import IMAGE_EXTENSIONS, list_images
 from wildstream.shards.index_schema import PAIRS
 from wildstream.shards.labels import LabelTrack
-from wildstream.shards.transcode import EXTENSION, Transcode, TranscodeEffect, transcode
+from wildstream.shards.stills import IMAGE_VIDEO, join_images
+from wildstream.shards.transcode import TranscodeEffect, transcode
 from wildstream.video import name_runs
 
 ReadLabels = Callable[..., LabelTrack]
@@ -61,33 +64,52 @@ def ingest(
     """
     effect = None
     try:
-        data = source.video.read_bytes()
+        data, extension = _read_video(source)
         read = partial(layout.read, source, categories=categories)
-        facts, track = examine(data, read, counts_frames=layout.counts_frames)
+        cut = source.cut
+        if cut is not None:
+            facts = _examine_frames(_tensor(data))
+            cut = None if cut.is_whole(facts) else cut
+        if cut is None:
+            facts, track = examine(data, read, counts_frames=layout.counts_frames)
         claimed = facts.claimed_frames
-        if transcoding is not None:
-            data, facts, effect = transcode(data, facts, transcoding, measured=measured)
+        if cut is not None or transcoding is not None:
+            data, facts, effect = transcode(data, facts, transcoding or Transcode(), cut=cut, measured=measured)
+            extension = EXTENSION
+        if cut is not None:
+            claimed, track = facts.claimed_frames, read(facts=facts)
     except OSError as error:
-        return VideoError(f"cannot be read: {error.strerror}")
+        return VideoError(f"cannot be read: {error.strerror or error}")
     except SampleError as error:
         return error
     row = make_row(
         data,
         facts,
         key=source.key,
-        extension=source.video.suffix[1:].lower() if transcoding is None else EXTENSION,
+        extension=extension,
         ctime=source.video.stat().st_ctime,
         source=source.video.relative_to(root).as_posix(),
     )
     row["claimed_frames"] = claimed
     lost = facts.lost.tolist()
     metadata = {**row, "fps": facts.fps, "categories": categories, "lost": lost}
+    if cut is not None:
+        metadata["cut"] = cut.as_dict()
     members = {row["extension"]: data, "json": json.dumps(metadata, ensure_ascii=False).encode()}
     if layout.task == "single_label":
         members["cls"] = str(track.classes[0]).encode()
     else:
         members["labels.npy"] = _npy(track.rows().view(np.uint8))
     return Sample(members, row | make_columns(facts, track), effect)
+
+
+def _read_video(source: Source) -> tuple[bytes, str]:
+    """The video file of a source, made of its images where it is one of them or a folder of them; its extension."""
+    if source.video.is_dir():
+        return join_images(list_images(source.video), fps=source.fps), IMAGE_VIDEO
+    if source.video.suffix[1:].lower() in IMAGE_EXTENSIONS:
+        return join_images([source.video], fps=source.fps), IMAGE_VIDEO
+    return source.video.read_bytes(), source.video.suffix[1:].lower()
 
 
 def make_columns(facts: VideoFacts, track: LabelTrack) -> dict[str, Any]:
@@ -121,15 +143,12 @@ def examine(data: bytes, read: ReadLabels, *, counts_frames: bool) -> tuple[Vide
     Raises:
         SampleError: They cannot be had, or do not fit each other.
     """
-    video = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
-    return examine_video(video, read, counts_frames=counts_frames)
+    return examine_video(_tensor(data), read, counts_frames=counts_frames)
 
 
 def examine_video(video: Tensor, read: ReadLabels, *, counts_frames: bool) -> tuple[VideoFacts, LabelTrack]:
     """`examine`, of a file as (num_bytes,) uint8, CPU, which may be mapped from disk."""
-    facts = _usable(probe(video))
-    if not counts_frames:
-        facts = _with_silent_losses(video, facts)
+    facts = _usable(probe(video)) if counts_frames else _examine_frames(video)
     try:
         return facts, _read_labels(read, facts)
     except LabelError:
@@ -144,6 +163,16 @@ def examine_video(video: Tensor, read: ReadLabels, *, counts_frames: bool) -> tu
         except LabelError:
             pass
         raise
+
+
+def _examine_frames(video: Tensor) -> VideoFacts:
+    """What a video is whose labels do not tell how many frames it has."""
+    return _with_silent_losses(video, _usable(probe(video)))
+
+
+def _tensor(data: bytes) -> Tensor:
+    """A file as `probe` takes it."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
 
 
 def _with_silent_losses(video: Tensor, facts: VideoFacts) -> VideoFacts:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil, floor
@@ -135,8 +135,7 @@ class LabelTrack:
         if events:
             _refuse_untimed(pts)
         times: list[int] = pts.tolist()  # not an array: whole numbers without a largest
-        gaps = sorted(later - earlier for earlier, later in pairwise(times))
-        shown = gaps[len(gaps) // 2] if gaps else 0
+        shown = _shown(times)
         found = []
         for event in events:
             _refuse_outside(event, (times[-1] - times[0]) * time_base, shown * time_base, closed=closed)
@@ -155,6 +154,27 @@ class LabelTrack:
         for label, first, stop in zip(self.classes, self.first, self.stop, strict=True):
             rows[first:stop, label] = True
         return rows
+
+
+def widen_points(
+    events: Iterable[TimedEvent], radius: Fraction, *, pts: npt.NDArray[np.int64], time_base: Fraction
+) -> list[TimedEvent]:
+    """The events; those without a duration reach from `radius` seconds before to as long after, within the video.
+
+    Args:
+        events: In any order; what lies outside the video is left as it is.
+        radius: Not negative.
+        pts: (num_frames,) presentation times in units of `time_base`.
+        time_base: Seconds per unit of pts.
+    """
+    times: list[int] = pts.tolist()
+    length = (times[-1] - times[0] + _shown(times)) * time_base
+    return [
+        replace(event, start=max(Fraction(0), event.start - radius), stop=min(length, event.stop + radius))
+        if radius and event.start == event.stop and 0 <= event.start <= length
+        else event
+        for event in events
+    ]
 
 
 def frame_at(seconds: Fraction, *, pts: Sequence[int] | npt.NDArray[np.int64], time_base: Fraction) -> int:
@@ -258,6 +278,12 @@ def read_clip_class(path: Path) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise LabelError(f"{path.name} must hold one class number, got {text!r:.40}")
     return int(text)
+
+
+def _shown(times: Sequence[int]) -> int:
+    """How long the last frame is taken to be shown: the median of the others, 0 where there are none."""
+    gaps = sorted(later - earlier for earlier, later in pairwise(times))
+    return gaps[len(gaps) // 2] if gaps else 0
 
 
 def _seconds(time: Fraction) -> str:

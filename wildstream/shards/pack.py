@@ -17,9 +17,9 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -28,38 +28,40 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from wildstream.errors import ConfigError, SampleError, VideoError
-from wildstream.shards.formats import Format, Refusal, Scan, Source, get_format, select_splits
-from wildstream.shards.index_schema import SCHEMA_VERSION, DatasetInfo, make_table, write_table, write_text
-from wildstream.shards.ingest import Sample, ingest, name_damage
+from wildstream.facts import USUAL_FPS
+from wildstream.shards.copies import leave_out_copies
+from wildstream.shards.encoders import Transcode
+from wildstream.shards.formats import (
+    AUTO,
+    FORMATS,
+    Format,
+    Refusal,
+    Scan,
+    Source,
+    get_format,
+    recognise_format,
+    select_splits,
+)
+from wildstream.shards.index_schema import SCHEMA_VERSION, DatasetInfo, make_table, write_table
+from wildstream.shards.ingest import Sample, ingest
+from wildstream.shards.pack_report import (
+    REPORT_NAME,
+    PackReport,
+    damaged_of,
+    effect_of,
+    refusals_of,
+    shortened_of,
+    tellings_of,
+    write_report,
+)
 from wildstream.shards.places import Place, make_place, metadata_of, read_rows
-from wildstream.shards.transcode import Transcode, TranscodeEffect
+from wildstream.shards.transcode import TranscodeEffect
 from wildstream.storage import urls
 from wildstream.storage.access import Storage
 
-REPORT_NAME = "pack-report.json"
 OnError = Literal["skip", "fail"]
 TIMED_VIDEOS = 8
 """Videos of a split, at most, whose decoding is timed before and after re-encoding."""
-
-
-@dataclass(slots=True)
-class PackReport:
-    """What was packed and what was not."""
-
-    packed: dict[str, int] = field(default_factory=dict)
-    """Videos in the shards, by split."""
-    reused: dict[str, int] = field(default_factory=dict)
-    """Those of them that an earlier call had packed, by split."""
-    refused: list[Refusal] = field(default_factory=list)
-    """Videos that are left out, and why."""
-    shortened: list[Refusal] = field(default_factory=list)
-    """Videos whose end is missing: fewer frames decode than their container promises."""
-    damaged: list[Refusal] = field(default_factory=list)
-    """Videos that are packed although some frames do not decode, and which."""
-    unused: list[Refusal] = field(default_factory=list)
-    """Label files that belong to no video."""
-    transcoded: dict[str, TranscodeEffect] = field(default_factory=dict)
-    """What re-encoding changed, by split, as it was measured when the shards were packed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ def pack(
     source: str | Path,
     out: str | Path,
     *,
-    format: str,
+    format: str | Format = AUTO,
+    format_options: Mapping[str, object] | None = None,
     splits: Sequence[str] | None = None,
     shard_bytes: int = 512 << 20,
     workers: int | None = None,
@@ -89,10 +92,11 @@ def pack(
     """Pack labelled videos into WebDataset shards, a folder per split.
 
     Args:
-        source: Folder in the layout that `format` names.
+        source: Folder of videos, or images, and labels.
         out: Folder that will hold a folder per split, and pack-report.json; or a URL such as s3://bucket/shards, where
             each shard goes when it is complete.
-        format: "frames", "videos", "events" or "boris"; see `wildstream.shards.formats`.
+        format: Its layout: a name out of `wildstream.shards.formats.FORMATS`, or "auto", which looks.
+        format_options: Options of the layout by name, such as subset="asl100" of "wlasl".
         splits: Splits to pack; all by default. A source without split folders is one split, named by this (or "all").
         shard_bytes: Videos are put into one shard until it would be larger than this; re-encoded ones count with the
             size that they had.
@@ -103,11 +107,13 @@ def pack(
         progress: Show a progress bar on stderr.
         storage: Writes to object storage; one without options by default.
 
+    Of copies of one file in a split, with the same labels, the first is packed; where their labels differ, none is.
+
     A split all of whose videos are refused is not written; one that was there before stays.
 
     Raises:
         ConfigError: An option is out of range, or a split does not exist.
-        FormatError: The source is not in this layout.
+        FormatError: The source is not in this layout; or, with "auto", in none that is known, or in several.
         SampleError: With on_error="fail", the first refused video; shards that were finished before stay.
         StorageError: Object storage cannot be read or written; a second call goes on where this one ended.
     """
@@ -118,18 +124,23 @@ def pack(
     if on_error not in ("skip", "fail"):
         raise ConfigError(f"on_error={on_error!r} is not known. Take one of skip, fail.")
     root, storage = Path(source), storage or Storage()
-    layout = get_format(format)
+    report = PackReport()
+    if isinstance(format, str) and format == AUTO:
+        format, report.recognised_by = recognise_format(root)
+    layout = get_format(format, format_options) if isinstance(format, str) else format
+    report.format = layout.name
     scan = layout.scan(root) if splits is None else select_splits(layout.scan(root), splits)
+    report.leaks = leave_out_copies(scan, root, workers=workers or os.cpu_count() or 1, progress=progress)
     if not urls.is_remote(out):
         urls.local_path(out).mkdir(parents=True, exist_ok=True)
-    report = PackReport(refused=list(scan.refused), unused=list(scan.unused))
+    report.refused, report.unused = list(scan.refused), list(scan.unused)
     packer = _Packer(root, layout, scan.categories, shard_bytes, workers or os.cpu_count() or 1, on_error, transcode)
     if on_error == "fail" and scan.refused:
         raise SampleError(f"{scan.refused[0].path}: {scan.refused[0].reason}")
     with tqdm(total=len(scan.sources), desc="pack", unit="video", disable=not progress) as bar:
         for split in sorted({entry.split for entry in scan.sources}):
             packer.pack_split(split, scan, make_place(out, split, storage), report, bar)
-    _write_report(urls.join(out, REPORT_NAME), report, storage)
+    write_report(urls.join(out, REPORT_NAME), report, storage)
     return report
 
 
@@ -159,11 +170,11 @@ class _Packer:
                 else:  # a split without videos is no use to anybody, and could replace a good one
                     shutil.rmtree(place.staging())
         report.packed[split] = sum(table.num_rows for table in tables)
-        report.refused += [refusal for table in tables for refusal in _refusals(table)]
-        report.damaged += [entry for table in tables for entry in _damaged(_told(table), split)]
-        report.shortened += [entry for table in tables for entry in _shortened(_told(table), split)]
+        report.refused += [refusal for table in tables for refusal in refusals_of(table)]
+        report.damaged += [entry for table in tables for entry in damaged_of(tellings_of(table), split)]
+        report.shortened += [entry for table in tables for entry in shortened_of(tellings_of(table), split)]
         if self.transcode is not None:
-            report.transcoded[split] = sum(map(_effect, tables), TranscodeEffect())
+            report.transcoded[split] = sum(map(effect_of, tables), TranscodeEffect())
 
     def _obtain(
         self, shard: _Shard, old: dict[str, pa.Table], place: Place, report: PackReport, bar: tqdm[Any]
@@ -188,7 +199,7 @@ class _Packer:
     def _take_over(self, shard: _Shard, table: pa.Table, report: PackReport, bar: tqdm[Any]) -> pa.Table:
         """Count a shard that an earlier call packed; what that refused is refused still."""
         split = shard.sources[0].split
-        if self.on_error == "fail" and (refused := _refusals(table) + _damaged(_told(table), split)):
+        if self.on_error == "fail" and (refused := refusals_of(table) + damaged_of(tellings_of(table), split)):
             raise SampleError(f"{refused[0].path}: {refused[0].reason}")
         report.reused[split] = report.reused.get(split, 0) + table.num_rows
         bar.update(len(shard.sources))
@@ -210,7 +221,7 @@ class _Packer:
         ordered = sorted(sources, key=lambda entry: entry.key)
         timed = {entry.key for entry in ordered[:: -(-len(ordered) // TIMED_VIDEOS) or 1]}
         for source in ordered:
-            size = source.video.stat().st_size
+            size = sum(path.stat().st_size for path in source.files())
             if not groups or size > room:
                 groups.append([])
                 room = self.shard_bytes
@@ -222,11 +233,17 @@ class _Packer:
     def _fingerprint(self, sources: list[Source]) -> str:
         """Hash of all that a shard's content depends on: the sources as the file system knows them, and the layout."""
         facts: list[object] = [SCHEMA_VERSION, self.layout.name, self.categories]
+        if options := _changed_options(self.layout):
+            facts.append(options)
         if self.transcode is not None:
             facts.append(self.transcode.options())
         for source in sources:
-            stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in (source.video, source.labels)]
-            parts = [source.part] if source.part else []
+            stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in source.files()]
+            parts: list[object] = [source.part] if source.part else []
+            if source.cut is not None:
+                parts.append(source.cut.as_dict())
+            if source.fps != USUAL_FPS:
+                parts.append(str(source.fps))
             facts.append([source.key, str(source.video.relative_to(self.root)), stats, *parts])
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -242,7 +259,7 @@ class _Packer:
                 if isinstance(sample, SampleError):
                     refused.append(self._refuse(source, sample))
                     continue
-                if self.on_error == "fail" and (damaged := _damaged([sample.row], source.split)):
+                if self.on_error == "fail" and (damaged := damaged_of([sample.row], source.split)):
                     raise VideoError(f"{damaged[0].path}: {damaged[0].reason}")
                 for extension, data in sample.members.items():
                     member = tarfile.TarInfo(f"{source.key}.{extension}")
@@ -305,41 +322,16 @@ class _Packer:
         )
 
 
+def _changed_options(layout: Format) -> dict[str, str]:
+    """The options of a layout that have other values than usual."""
+    usual = get_format(layout.name) if layout.name in FORMATS else layout
+    names: list[str] = [option.name for option in fields(layout)] if is_dataclass(layout) else []
+    return {name: str(getattr(layout, name)) for name in names if getattr(layout, name) != getattr(usual, name)}
+
+
 def _size(path: Path) -> str:
     """Bytes of a file in digits, as metadata holds them; empty where there is no file."""
     return str(path.stat().st_size) if path.is_file() else ""
-
-
-def _refusals(table: pa.Table) -> list[Refusal]:
-    """The videos that were refused when a shard was packed."""
-    return [Refusal(**entry) for entry in json.loads(metadata_of(table)["refused"])]
-
-
-def _effect(table: pa.Table) -> TranscodeEffect:
-    """What re-encoding changed when a shard was packed."""
-    return TranscodeEffect(**json.loads(metadata_of(table)["transcoded"]))
-
-
-def _told(table: pa.Table) -> list[dict[str, Any]]:
-    """The columns of the index that tell of damage, by row."""
-    rows: list[dict[str, Any]] = table.select(["source", "num_frames", "claimed_frames", "lost"]).to_pylist()
-    return rows
-
-
-def _damaged(rows: list[dict[str, Any]], split: str) -> list[Refusal]:
-    """The videos among rows of the index of which some frames do not decode."""
-    return [
-        Refusal(split=split, path=row["source"], reason=name_damage(row["lost"], row["num_frames"]))
-        for row in rows
-        if row["lost"]
-    ]
-
-
-def _shortened(rows: list[dict[str, Any]], split: str) -> list[Refusal]:
-    """The videos among rows of the index of which the end does not decode."""
-    reason = "its container promises {claimed_frames:,} frames, the first {num_frames:,} are packed"
-    short = [row for row in rows if row["claimed_frames"] > row["num_frames"]]
-    return [Refusal(split=split, path=row["source"], reason=reason.format_map(row)) for row in short]
 
 
 def _verify(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -352,15 +344,3 @@ def _verify(path: Path, rows: list[dict[str, Any]]) -> None:
             if stream is None or hashlib.sha256(stream.read()).hexdigest() != row["sha256"]:
                 raise OSError(f"{path}: {member.name} reads back other than it was written; check disk and memory")
             row["offset"] = member.offset_data
-
-
-def _write_report(location: str, report: PackReport, storage: Storage) -> None:
-    """Write pack-report.json."""
-    content = asdict(report)
-    for split, effect in report.transcoded.items():
-        content["transcoded"][split] |= {"speed_before": effect.speed_before, "speed_after": effect.speed_after}
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    if urls.is_remote(location):
-        storage.objects.write(location, text.encode())
-    else:
-        write_text(urls.local_path(location), text)

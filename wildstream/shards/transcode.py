@@ -11,20 +11,21 @@ same video must give the same bytes.
 from __future__ import annotations
 
 import io
-import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from fractions import Fraction
-from itertools import count, pairwise
+from itertools import count, islice, pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
-from wildstream.errors import ConfigError, VideoError
+from wildstream.errors import VideoError
 from wildstream.facts import NO_PTS, VideoFacts
 from wildstream.probe import probe
+from wildstream.shards.cut import Cut
+from wildstream.shards.encoders import Transcode, encoder_options, find_encoder
 from wildstream.video import decode, name_runs
 
 if TYPE_CHECKING:
@@ -34,77 +35,10 @@ if TYPE_CHECKING:
 
     _Planes = npt.NDArray[np.uint8]
 
-ENCODERS = {"h264": ("libx264",), "hevc": ("libx265",), "av1": ("libsvtav1", "libaom-av1")}
-"""FFmpeg's encoders of each codec, the first that is there is taken."""
-LARGEST_CRF = {"h264": 51, "hevc": 51, "av1": 63}
-SMALLEST_SIDE, MANY = 16, 1 << 16
-EXTENSION = "mp4"
 SAMPLED_RUNS, SAMPLED_FRAMES = 4, 300
 """Of a video whose decoding is timed: runs, and frames of all runs together."""
 FULL_RANGE, RGB_MATRIX, BT601_MATRIX = 2, 0, 6
 """Numbers of FFmpeg's AVCOL_RANGE_JPEG, AVCOL_SPC_RGB and AVCOL_SPC_SMPTE170M."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transcode:
-    """How videos are re-encoded on their way into the shards."""
-
-    short_side: int | None = None
-    """Pixels of the shorter side, rounded down to an even number; smaller videos, and all with None, keep their size,
-    but for odd sides, which lose a pixel."""
-    gop: int = 32
-    """Frames from one key frame to the next. A small one is quick to seek in, a large one takes less space."""
-    codec: str = "h264"
-    """"h264", "hevc" or "av1", as far as this machine's PyAV can encode it."""
-    crf: int = 20
-    """Constant rate factor of the encoder: 0 is best; to 51 (h264, hevc) or 63 (av1), larger is smaller and worse."""
-
-    def __post_init__(self) -> None:
-        """Refuse what no encoder does."""
-        if self.codec not in ENCODERS:
-            raise ConfigError(f"transcode codec={self.codec!r} is not known. Take one of {', '.join(ENCODERS)}.")
-        _find_encoder(self.codec)
-        limits = {"short_side": (SMALLEST_SIDE, MANY), "gop": (1, MANY), "crf": (0, LARGEST_CRF[self.codec])}
-        for name, (least, most) in limits.items():
-            value = getattr(self, name)
-            if not (name == "short_side" and value is None) and (type(value) is not int or not least <= value <= most):
-                rule = f"a whole number from {least} to {most}" + (f" with {self.codec}" if name == "crf" else "")
-                raise ConfigError(f"transcode {name}={value!r} must be {rule}. Change {name}.")
-
-    @classmethod
-    def parse(cls, text: str) -> Transcode:
-        """Read options as the command line has them, such as "short_side=256,gop=32,codec=h264,crf=20".
-
-        Raises:
-            ConfigError: An option is unknown, there twice, no number or out of range, or there is none.
-        """
-        known = [field.name for field in fields(cls)]
-        values: dict[str, Any] = {}
-        for part in text.split(","):
-            name, equals, value = (piece.strip() for piece in part.partition("="))
-            if not equals or not value:
-                raise ConfigError(f"transcode: {part!r} is not NAME=VALUE. Write, say, short_side=256,gop=32.")
-            if name not in known:
-                raise ConfigError(f"transcode: {name} is not an option. Take some of {', '.join(known)}.")
-            if name in values:
-                raise ConfigError(f"transcode: {name} is there twice. Give it once.")
-            if name != "codec" and not (value.isascii() and value.isdecimal()):
-                raise ConfigError(f"transcode {name}={value!r} must be a whole number. Write, say, {name}=32.")
-            values[name] = value if name == "codec" else int(value)
-        return cls(**values)
-
-    def options(self) -> dict[str, int | str]:
-        """Every option that is set, by name: what dataset.json records and a shard's fingerprint depends on."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-    def frame_size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height in pixels of the result, both even, of a video of this width and height."""
-        short = min(width, height)
-        if self.short_side is None or short <= self.short_side:
-            return max(2, width - width % 2), max(2, height - height % 2)
-        wide, high = (2 * round(side * self.short_side / short / 2) for side in (width, height))
-        even = self.short_side - self.short_side % 2
-        return (even if width == short else wide), (even if height == short else high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +90,22 @@ class TranscodeEffect:
         return f"{size}, decoding {self.speed_before:,.0f} → {self.speed_after:,.0f} frames per CPU-second ({gain})"
 
 
+@dataclass(frozen=True, slots=True)
+class _Goal:
+    """Which frames of the source the result has, and when they are shown."""
+
+    first: int
+    """Frame of the source."""
+    times: list[int]
+    """Of each frame, in units of the source's time base."""
+    region: tuple[int, int, int, int]
+    """Left, top, width and height in the upright frames of the source."""
+    crops: bool
+    """Whether the region is not all of them."""
+
+
 def transcode(
-    data: bytes, facts: VideoFacts, options: Transcode, *, measured: bool = False
+    data: bytes, facts: VideoFacts, options: Transcode, *, cut: Cut | None = None, measured: bool = False
 ) -> tuple[bytes, VideoFacts, TranscodeEffect]:
     """Re-encode one video, and make sure that the result has its frames, times and trusted key frames.
 
@@ -165,6 +113,7 @@ def transcode(
         data: The file.
         facts: What `probe` says about it.
         options: How to encode.
+        cut: The part of it that is wanted; its first frame is shown at 0.
         measured: Time how fast both decode.
 
     Returns:
@@ -173,25 +122,28 @@ def transcode(
     Raises:
         VideoError: Frames of it are lost, its times do not increase, it cannot be encoded, or the result is not
             what it should be.
+        LabelError: The part does not lie in it.
     """
     import av
 
     if len(facts.lost):
         lost = f"{name_runs(facts.lost.tolist())} of {facts.num_frames:,} do not decode"
         raise VideoError(f"{lost}, which re-encoding would hide; pack it without transcoding, or repair the file")
+    goal = _goal(facts, cut)
     try:
-        encoded = _encode(data, facts, _complete_times(facts.pts), options)
+        encoded = _encode(data, facts, goal, options)
     except av.FFmpegError as error:
-        encoder = _find_encoder(options.codec)
+        encoder = find_encoder(options.codec)
         raise VideoError(f"cannot be re-encoded with {encoder} ({error.strerror}); pack it without transcoding") from (
             error
         )
     result = probe(_tensor(encoded))
-    _compare(facts, result, options)
+    _compare(facts, goal, result, options)
     effect = TranscodeEffect(bytes_before=len(data), bytes_after=len(encoded))
     if measured:
-        runs = _sampled_runs(facts.num_frames)
-        seconds = [_decoding_seconds(*video, runs) for video in ((data, facts), (encoded, result))]
+        runs = _sampled_runs(result.num_frames)
+        before = [range(run.start + goal.first, run.stop + goal.first) for run in runs]
+        seconds = [_decoding_seconds(data, facts, before), _decoding_seconds(encoded, result, runs)]
         if all(seconds):  # else a frame did not decode, and a speed would be made up
             frames = sum(map(len, runs))
             effect += TranscodeEffect(
@@ -200,54 +152,22 @@ def transcode(
     return encoded, result, effect
 
 
-def _find_encoder(codec: str) -> str:
-    """FFmpeg's name of the encoder of a codec, or ConfigError where PyAV has none."""
+def _goal(facts: VideoFacts, cut: Cut | None) -> _Goal:
+    """What the result is made of."""
+    times, whole = _complete_times(facts.pts), (0, 0, facts.width, facts.height)
+    if cut is None:
+        return _Goal(0, times, whole, crops=False)
+    (first, stop), region = cut.run(facts), cut.region(facts)
+    return _Goal(first, [time - times[first] for time in times[first:stop]], region, crops=region != whole)
+
+
+def _encode(data: bytes, facts: VideoFacts, goal: _Goal, options: Transcode) -> bytes:
+    """Decode straight through and encode each wanted frame, shown at the time that the goal says; the mp4 file."""
     import av
 
-    for name in ENCODERS[codec]:
-        if _can_encode(name):
-            os.environ.setdefault("SVT_LOG", "1")  # libsvtav1 else writes twenty lines about itself for each video
-            return name
-    able = [other for other in ENCODERS if any(map(_can_encode, ENCODERS[other]))]
-    raise ConfigError(
-        f"transcode codec={codec!r}: this machine's PyAV {av.__version__} has no {' or '.join(ENCODERS[codec])}. "
-        f"Take one of {', '.join(able) or '(none)'}, or PyAV's wheel (pip install --only-binary av av)."
-    )
-
-
-def _can_encode(name: str) -> bool:
-    """Whether this machine's PyAV has an encoder."""
-    import av
-
-    try:
-        return bool(av.Codec(name, "w").is_encoder)
-    except ValueError:  # its way to say that it knows none of that name
-        return False
-
-
-def _encoder_options(encoder: str, options: Transcode, num_frames: int) -> dict[str, str]:
-    """A key frame every `gop` frames and nowhere else, closed groups, one thread, nothing written to stderr."""
-    gop = options.gop
-    general = {"g": str(gop), "keyint_min": str(gop), "flags": "+cgop", "threads": "1", "crf": str(options.crf)}
-    x26 = f"keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0"
-    # libx265 gives frames to decode before others their times from frames that a video of one or two does not have.
-    few = ":bframes=0" if num_frames < 8 else ""
-    special = {
-        # Without mbtree: with AVX-512, libx264 165 gives other bytes each time.
-        "libx264": {"x264-params": f"{x26}:threads=1:mbtree=0"},
-        "libx265": {"x265-params": f"{x26}:pools=none:frame-threads=1:wpp=0:log-level=none{few}"},
-        "libsvtav1": {"preset": "8", "svtav1-params": "lp=1:scd=0:irefresh-type=2"},
-        "libaom-av1": {"cpu-used": "6", "row-mt": "0", "aom-params": "sframe-dist=0:fwd-kf-max-dist=0"},
-    }
-    return general | special[encoder]
-
-
-def _encode(data: bytes, facts: VideoFacts, times: list[int], options: Transcode) -> bytes:
-    """Decode straight through and encode each frame, shown at the time that `times` says; the mp4 file."""
-    import av
-
-    encoder = _find_encoder(options.codec)
-    width, height = options.frame_size(facts.width, facts.height)
+    encoder = find_encoder(options.codec)
+    times = goal.times
+    width, height = options.frame_size(*goal.region[2:])
     target = io.BytesIO()
     muxing = {"movflags": "faststart", "movie_timescale": str(facts.time_base.denominator)}  # a start that is exact
     with (
@@ -256,19 +176,21 @@ def _encode(data: bytes, facts: VideoFacts, times: list[int], options: Transcode
         av.open(target, "w", format="mp4", options=muxing, io_open=lambda *_: io.BytesIO(target.getvalue())) as result,
     ):
         rate = Fraction(min(240.0, max(1.0, facts.fps or 25.0))).limit_denominator(1001)  # for the encoder's sums alone
-        settings = _encoder_options(encoder, options, len(times))
+        settings = encoder_options(encoder, options, len(times))
         stream = cast("VideoStream", result.add_stream(encoder, rate, settings, time_base=facts.time_base))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        frames = _frames(source, facts)
+        frames = islice(_frames(source, facts), goal.first, None)
         for shown_at, frame, number in zip(times, frames, count(), strict=False):
-            upright = _prepare(frame, width, height)
+            upright = _prepare(frame if not goal.crops else _crop(frame, facts, goal), width, height)
             if number == 0:
                 for tag in ("color_range", "colorspace", "color_primaries", "color_trc"):
                     setattr(stream.codec_context, tag, getattr(upright, tag))
             upright.pts, upright.time_base = shown_at, facts.time_base
             result.mux(stream.encode(upright))
-        if next(frames, None) is not None:
-            raise VideoError(f"more than the {len(times)} frames that were probed decode; pack it without transcoding")
+        if goal.first + len(times) == facts.num_frames and next(frames, None) is not None:
+            raise VideoError(
+                f"more than the {facts.num_frames} frames that were probed decode; pack it without transcoding"
+            )
         result.mux(stream.encode(None))
     return target.getvalue()
 
@@ -327,6 +249,27 @@ def _prepare(frame: VideoFrame, width: int, height: int) -> VideoFrame:
     return prepared
 
 
+def _crop(frame: VideoFrame, facts: VideoFacts, goal: _Goal) -> VideoFrame:
+    """The wanted rectangle of a frame, upright, 8-bit yuv420p."""
+    from av import VideoFrame
+
+    width, height = facts.width - facts.width % 2, facts.height - facts.height % 2
+    upright = _prepare(frame, width, height)
+    samples = cast("_Planes", upright.to_ndarray()).reshape(-1)
+    left, top, wide, high = goal.region
+    start, parts = 0, []
+    for shrunk in (1, 2, 2):
+        plane = samples[start : start + width * height // shrunk**2].reshape(height // shrunk, width // shrunk)
+        start += plane.size
+        rows, columns = (slice(low // shrunk, (low + size) // shrunk) for low, size in ((top, high), (left, wide)))
+        parts.append(plane[rows, columns].reshape(-1))
+    planes = np.concatenate(parts).reshape(high * 3 // 2, wide)
+    cropped = VideoFrame.from_ndarray(planes, format="yuv420p")
+    for tag in ("color_range", "colorspace", "color_primaries", "color_trc"):
+        setattr(cropped, tag, getattr(upright, tag))
+    return cropped
+
+
 def _turn(planes: _Planes, turns: int, width: int, height: int) -> _Planes:
     """(height * 3 / 2, width) planes of yuv420p, turned counterclockwise by that many quarters to this size."""
     if turns == 0:
@@ -358,17 +301,18 @@ def _complete_times(pts: npt.NDArray[np.int64]) -> list[int]:
     return times
 
 
-def _compare(before: VideoFacts, after: VideoFacts, options: Transcode) -> None:
-    """Raise VideoError where the re-encoded video is not the source's frames at the source's times."""
+def _compare(before: VideoFacts, goal: _Goal, after: VideoFacts, options: Transcode) -> None:
+    """Raise VideoError where the re-encoded video is not the wanted frames of the source at their times."""
+    num_frames = len(goal.times)
     expected: dict[str, tuple[object, object]] = {
-        "frames": (before.num_frames, after.num_frames),
-        "size": (options.frame_size(before.width, before.height), (after.width, after.height)),
-        "key frames": (list(range(0, before.num_frames, options.gop)), after.key_frames.tolist()),
+        "frames": (num_frames, after.num_frames),
+        "size": (options.frame_size(*goal.region[2:]), (after.width, after.height)),
+        "key frames": (list(range(0, num_frames, options.gop)), after.key_frames.tolist()),
     }
     for name, (wanted, found) in expected.items():
         if wanted != found:
             raise VideoError(f"re-encoding gave other {name}: {found}, not {wanted}; pack it without transcoding")
-    for n, (old, new) in enumerate(zip(_complete_times(before.pts), after.pts.tolist(), strict=True)):
+    for n, (old, new) in enumerate(zip(goal.times, after.pts.tolist(), strict=True)):
         if abs(new * after.time_base - old * before.time_base) > after.time_base:
             wanted, found = float(old * before.time_base), float(new * after.time_base)
             raise VideoError(f"re-encoding moved frame {n} from {wanted} s to {found} s; pack it without transcoding")

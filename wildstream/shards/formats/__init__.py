@@ -6,15 +6,25 @@ video, and what it cannot pair it names instead of passing over it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from wildstream.errors import ConfigError, FormatError
 from wildstream.shards.formats.annotated import EventAnnotated, FrameAnnotated, VideoAnnotated
 from wildstream.shards.formats.boris import BorisCoded
+from wildstream.shards.formats.class_folders import ClassFolders
+from wildstream.shards.formats.clip_tables import ClipTable
+from wildstream.shards.formats.elan import ElanAnnotated
+from wildstream.shards.formats.images import FrameFolders, ImageFolders
 from wildstream.shards.formats.scanning import (
     WHOLE,
     Format,
+    Listing,
     Refusal,
     Scan,
     Source,
@@ -23,8 +33,10 @@ from wildstream.shards.formats.scanning import (
     find_categories,
     safe_name,
 )
+from wildstream.shards.formats.wlasl import Wlasl
 
 __all__ = [
+    "AUTO",
     "FORMATS",
     "Format",
     "Refusal",
@@ -34,23 +46,86 @@ __all__ = [
     "check_folder",
     "find_categories",
     "get_format",
+    "recognise_format",
     "safe_name",
     "select_splits",
 ]
 
-FORMATS: dict[str, Format] = {
-    "frames": FrameAnnotated(),
-    "videos": VideoAnnotated(),
-    "events": EventAnnotated(),
-    "boris": BorisCoded(),
+AUTO = "auto"
+"""The format that is found by looking."""
+FORMATS: dict[str, type[Format]] = {
+    layout.name: layout
+    for layout in (
+        FrameAnnotated,
+        VideoAnnotated,
+        EventAnnotated,
+        BorisCoded,
+        ElanAnnotated,
+        Wlasl,
+        ClipTable,
+        ClassFolders,
+        FrameFolders,
+        ImageFolders,
+    )
 }
 
+FOLDERS_ALONE = (ClassFolders.name, FrameFolders.name, ImageFolders.name)
+"""Formats of which folders may be the only sign; the signs of others count more."""
 
-def get_format(name: str) -> Format:
-    """The format of that name; ConfigError where there is none."""
+
+def get_format(name: str, options: Mapping[str, object] | None = None) -> Format:
+    """The format of that name.
+
+    Args:
+        name: One of `FORMATS`.
+        options: Values of the fields of its class, also as text.
+
+    Raises:
+        ConfigError: There is no such format, or no such option of it, or its value is none.
+    """
     if name not in FORMATS:
-        raise ConfigError(f"format={name!r} is not known. Take one of {', '.join(FORMATS)}.")
-    return FORMATS[name]
+        near = get_close_matches(name, FORMATS, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Take one of {', '.join(FORMATS)}, or {AUTO}."
+        raise ConfigError(f"format={name!r} is not known. {hint}")
+    layout: Any = FORMATS[name]
+    known = [field.name for field in fields(layout)]
+    given = dict(options or {})
+    for option in given:
+        if option not in known:
+            hint = f"It has {', '.join(known)}." if known else "It has none."
+            raise ConfigError(f"format={name!r} has no option {option!r}. {hint}")
+    try:
+        made: Format = TypeAdapter(layout).validate_python(given)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        option = str(fault["loc"][0]) if fault["loc"] else ""
+        raise ConfigError(f"format option {option}={fault['input']!r:.60}: {fault['msg']}. Change it.") from error
+    return made
+
+
+def recognise_format(root: str | Path) -> tuple[str, str]:
+    """The name of the format that a source folder is in, and what says so.
+
+    Raises:
+        FormatError: It looks like none, or like several.
+    """
+    root = Path(root)
+    check_folder(root)
+    listing = Listing.of(root)
+    for names in ([name for name in FORMATS if name not in FOLDERS_ALONE], FOLDERS_ALONE):
+        found = {name: told for name in names if (told := get_format(name).recognise(listing))}
+        if len(found) == 1:
+            return next(iter(found.items()))
+        if found:
+            break
+    if not found:
+        videos, images = len(listing.videos), len(listing.images)
+        raise FormatError(
+            f"{root} looks like no layout that is known: {videos:,} videos, {images:,} images and "
+            f"{len(listing.files) - videos - images:,} other files. Say --format, one of {', '.join(FORMATS)}"
+        )
+    told = "; ".join(f"{name}: {reason}" for name, reason in found.items())
+    raise FormatError(f"{root} looks like {len(found)} layouts ({told}). Say which, by --format")
 
 
 def select_splits(scan: Scan, splits: Sequence[str]) -> Scan:

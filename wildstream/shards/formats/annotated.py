@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from wildstream.errors import FormatError, LabelError
 from wildstream.facts import VideoFacts
-from wildstream.shards.event_table import read_event_names, read_events
-from wildstream.shards.formats.scanning import Scan, Source, Task, check_folder, find_categories, pair
-from wildstream.shards.labels import LabelTrack, read_clip_class, read_frame_rows
+from wildstream.shards.event_table import EVENT_COLUMNS, read_event_names, read_events
+from wildstream.shards.formats.scanning import (
+    MOST_SECONDS,
+    Listing,
+    Scan,
+    Source,
+    Task,
+    check_folder,
+    find_categories,
+    first_lines,
+    labels_beside_videos,
+    pair,
+)
+from wildstream.shards.labels import LabelTrack, read_clip_class, read_frame_rows, widen_points
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FrameAnnotated:
     """A video and a row of 0/1 per frame (WildFins' frame-annotated layout).
 
@@ -21,9 +39,17 @@ class FrameAnnotated:
     [split/]video_001.tsv             or .txt: headerless, tab-separated, a row per frame, a column per class
     """
 
-    name = "frames"
-    task: Task = "multi_label"
-    counts_frames = True
+    name: ClassVar[str] = "frames"
+    task: ClassVar[Task] = "multi_label"
+    counts_frames: ClassVar[bool] = True
+
+    def recognise(self, listing: Listing) -> str:
+        """See Format."""
+        for path in labels_beside_videos(listing, "tsv", "txt"):
+            rows = [line.split("\t") for line in first_lines(path, 2)]
+            if (len(rows) > 1 or len(rows[0]) > 1) and {*rows[0], *rows[-1]} <= {"0", "1", "-1"}:
+                return f"{listing.told(path)} has a row of 0 and 1 for each frame"
+        return ""
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
@@ -38,9 +64,10 @@ class FrameAnnotated:
 
     def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
         """See Format."""
-        return read_frame_rows(source.labels, num_frames=facts.num_frames, categories=categories)
+        return read_frame_rows(source.label_file, num_frames=facts.num_frames, categories=categories)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VideoAnnotated:
     """A class folder of videos, each with a text file that holds its class number (WildFins' video-annotated layout).
 
@@ -49,9 +76,17 @@ class VideoAnnotated:
     categories.json                   optional; without it the class folders give the names
     """
 
-    name = "videos"
-    task: Task = "single_label"
-    counts_frames = False
+    name: ClassVar[str] = "videos"
+    task: ClassVar[Task] = "single_label"
+    counts_frames: ClassVar[bool] = False
+
+    def recognise(self, listing: Listing) -> str:
+        """See Format."""
+        for path in labels_beside_videos(listing, "txt"):
+            lines = first_lines(path, 2)
+            if len(lines) == 1 and lines[0].strip().isdecimal():
+                return f"{listing.told(path)} holds one class number"
+        return ""
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
@@ -61,12 +96,13 @@ class VideoAnnotated:
 
     def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
         """See Format."""
-        label = read_clip_class(source.labels)
+        label = read_clip_class(source.label_file)
         if label >= len(categories):
-            raise LabelError(f"{source.labels.name} says class {label}, but there are {len(categories)} categories")
+            raise LabelError(f"{source.label_file.name} says class {label}, but there are {len(categories)} categories")
         return LabelTrack.from_class(label, num_frames=facts.num_frames, num_classes=len(categories))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventAnnotated:
     """A video and a table of what happens in it, from when until when, in seconds since its first frame.
 
@@ -75,9 +111,21 @@ class EventAnnotated:
     categories.json                   optional, may be in the folder above; without it the tables give the names
     """
 
-    name = "events"
-    task: Task = "multi_label"
-    counts_frames = False
+    radius: Annotated[Decimal, Field(ge=0, le=MOST_SECONDS)] = Decimal(0)
+    """Seconds before and after a point in time, an event without stop or that stops when it starts, where its class is
+    seen; 0: there are no points."""
+
+    name: ClassVar[str] = "events"
+    task: ClassVar[Task] = "multi_label"
+    counts_frames: ClassVar[bool] = False
+
+    def recognise(self, listing: Listing) -> str:
+        """See Format."""
+        for path in labels_beside_videos(listing, "csv", "tsv"):
+            cells = first_lines(path, 1)[0].split("\t" if path.suffix.lower() == ".tsv" else ",")
+            if set(EVENT_COLUMNS) <= {cell.strip('"') for cell in cells}:
+                return f"{listing.told(path)} has the columns {', '.join(EVENT_COLUMNS)}"
+        return ""
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
@@ -87,7 +135,8 @@ class EventAnnotated:
 
     def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
         """See Format."""
-        events = read_events(source.labels, categories=categories)
+        events = read_events(source.label_file, categories=categories, points=self.radius > 0)
+        events = widen_points(events, Fraction(self.radius), pts=facts.pts, time_base=facts.time_base)
         return LabelTrack.from_seconds(events, pts=facts.pts, time_base=facts.time_base, num_classes=len(categories))
 
 
@@ -96,7 +145,7 @@ def _categories_from_folders(sources: Sequence[Source]) -> list[str]:
     names: dict[int, set[str]] = defaultdict(set)
     for source in sources:
         try:
-            names[read_clip_class(source.labels)].add(source.video.parent.name)
+            names[read_clip_class(source.label_file)].add(source.video.parent.name)
         except LabelError:
             continue  # named when the video is packed
     numbers: dict[str, set[int]] = defaultdict(set)
@@ -120,10 +169,10 @@ def _categories_from_events(root: Path, sources: Sequence[Source]) -> list[str]:
     names: set[str] = set()
     for source in sources:
         try:
-            names |= read_event_names(source.labels)
+            names |= read_event_names(source.label_file)
         except LabelError as error:
             # Left out, it would take its names along, and the numbers of the classes would change when it is mended.
-            folder = source.labels.relative_to(root).parent.as_posix()
+            folder = source.label_file.relative_to(root).parent.as_posix()
             raise FormatError(
                 f"{error} (in folder {folder}). Without a categories.json the tables name the classes, so each must be "
                 "readable: correct it, or add a categories.json"

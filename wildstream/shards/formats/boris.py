@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from itertools import takewhile
-from pathlib import Path, PurePath, PureWindowsPath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from wildstream.errors import FormatError, LabelError
 from wildstream.facts import VideoFacts
-from wildstream.shards.boris import EXTENSIONS, boris_events, read_boris
+from wildstream.shards.boris import EXTENSIONS, boris_events, is_boris_table, read_boris
+from wildstream.shards.formats.listed import Finder
 from wildstream.shards.formats.scanning import (
+    LOOKED_AT,
+    MOST_SECONDS,
     WHOLE,
+    Listing,
     Refusal,
     Scan,
     Source,
@@ -20,9 +29,10 @@ from wildstream.shards.formats.scanning import (
     find_categories,
     find_files,
 )
-from wildstream.shards.labels import LabelTrack
+from wildstream.shards.labels import LabelTrack, widen_points
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BorisCoded:
     """Videos, and what was coded of them with BORIS: projects, or exports of aggregated or tabular events.
 
@@ -33,18 +43,28 @@ class BorisCoded:
     A state event covers its last frame too, a point event the one frame that is shown then.
     """
 
-    name = "boris"
-    task: Task = "multi_label"
-    counts_frames = False
+    radius: Annotated[Decimal, Field(ge=0, le=MOST_SECONDS)] = Decimal(0)
+    """Seconds before and after a point event that it covers too."""
+
+    name: ClassVar[str] = "boris"
+    task: ClassVar[Task] = "multi_label"
+    counts_frames: ClassVar[bool] = False
+
+    def recognise(self, listing: Listing) -> str:
+        """See Format."""
+        if projects := listing.having("boris"):
+            return f"{listing.told(projects[0])} is a project of BORIS"
+        for path in listing.having("csv", "tsv")[:LOOKED_AT]:
+            if is_boris_table(path):
+                return f"{listing.told(path)} has the columns of BORIS"
+        return ""
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
         videos, files = find_files(root, EXTENSIONS)
         scan = Scan([])
         names: dict[str, None] = {}
-        by_name: dict[str, list[Path]] = defaultdict(list)
-        for video in videos:
-            by_name[video.name.lower()].append(video)
+        finder = Finder(videos)
         coded: dict[Path, list[tuple[Path, str]]] = defaultdict(list)
         for path in files:
             told = path.relative_to(root).as_posix()
@@ -57,7 +77,7 @@ class BorisCoded:
                 continue
             names |= dict.fromkeys(coding.behaviors)
             for name, observation in coding.observations.items():
-                found, reason = _video_of(observation.media, by_name)
+                found, reason = _video_of(observation.media, finder)
                 if found is None:
                     scan.unused.append(Refusal(split=WHOLE, path=f"{told}, observation {name}", reason=reason))
                 else:
@@ -73,33 +93,17 @@ class BorisCoded:
 
     def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
         """See Format."""
-        events = boris_events(source.labels, source.part, categories=categories)
+        events = boris_events(source.label_file, source.part, categories=categories)
+        events = widen_points(events, Fraction(self.radius), pts=facts.pts, time_base=facts.time_base)
         return LabelTrack.from_seconds(
             events, pts=facts.pts, time_base=facts.time_base, num_classes=len(categories), closed=True
         )
 
 
-def _video_of(media: Sequence[str], by_name: Mapping[str, Sequence[Path]]) -> tuple[Path | None, str]:
+def _video_of(media: Sequence[str], finder: Finder) -> tuple[Path | None, str]:
     """The video that is meant by the names of media files, as another computer knew them; or why there is none."""
     if not media:
         return None, "names no media file"
     if len(media) > 1:
         return None, f"has {len(media)} media files, one after the other; observe each by itself"
-    wanted = _names(PureWindowsPath(media[0]))  # which reads either slash
-    alike = {video: _common(_names(video), wanted) for video in by_name.get(wanted[0], ())}
-    most = max(alike.values(), default=0)
-    found = [video for video, common in alike.items() if common == most]  # below folders of the same names
-    if len(found) == 1:
-        return found[0], ""
-    there = "is not there" if not found else f"is there {len(found)} times"
-    return None, f"its media file {PureWindowsPath(media[0]).name} {there}"
-
-
-def _names(path: PurePath) -> list[str]:
-    """The names of a file and the folders on its way, from the file on, in small letters."""
-    return [part.lower() for part in path.parts][::-1]
-
-
-def _common(first: Sequence[str], second: Sequence[str]) -> int:
-    """How many names agree, from the first on."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+    return finder.find(media[0])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from wildstream.errors import FormatError
-from wildstream.facts import VideoFacts
+from wildstream.facts import USUAL_FPS, VideoFacts
+from wildstream.shards.cut import Cut
 from wildstream.shards.labels import LabelTrack, read_categories
 from wildstream.video import VIDEO_EXTENSIONS
 
@@ -19,6 +22,13 @@ Task = Literal["multi_label", "single_label"]
 
 WHOLE = "all"
 """The split of a source folder that has no split folders."""
+MOST_SECONDS = 3600
+"""A radius around points, at most; what is larger is a slip."""
+LINE_BYTES = 1 << 16
+"""Bytes of a line that are looked at."""
+LOOKED_AT = 8
+"""Files of a kind that are opened, at most, to recognise a layout."""
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +40,26 @@ class Source:
     split: str
     """Name of the split folder, or "all"."""
     video: Path
-    """The video file."""
-    labels: Path
-    """The label file."""
+    """The video file; an image, or a folder of images that are its frames."""
+    labels: Path | None = None
+    """The label file; None where the part says it all."""
     part: str = ""
-    """Which part of the label file, where that holds the labels of several videos."""
+    """Which part of the label file, where that holds the labels of several videos; or the name of the one class."""
+    cut: Cut | None = None
+    """The part of the video that is the sample; None: all of it."""
+    fps: Fraction = Fraction(USUAL_FPS)
+    """Frames per second of images that are frames; videos know their own."""
+
+    @property
+    def label_file(self) -> Path:
+        """The label file, where the format has one for each source."""
+        assert self.labels is not None
+        return self.labels
+
+    def files(self) -> list[Path]:
+        """What the sample is made of."""
+        frames = list_images(self.video) if self.video.is_dir() else [self.video]
+        return frames if self.labels is None else [*frames, self.labels]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,18 +81,21 @@ class Scan:
     refused: list[Refusal] = field(default_factory=list)
     """Videos that cannot be packed."""
     unused: list[Refusal] = field(default_factory=list)
-    """Label files that belong to no video."""
+    """Labels that belong to no video, and what a list of videos leaves out on purpose."""
 
 
 class Format(Protocol):
-    """A dataset layout."""
+    """A dataset layout: a frozen dataclass, whose fields are its options."""
 
-    name: str
+    name: ClassVar[str]
     """What `--format` takes."""
-    task: Task
+    task: ClassVar[Task]
     """What its labels mean."""
-    counts_frames: bool
+    counts_frames: ClassVar[bool]
     """Whether its labels tell how many frames a video has."""
+
+    def recognise(self, listing: Listing) -> str:
+        """What of the files says that they are in this layout; empty where nothing does. Opens few of them."""
 
     def scan(self, root: Path) -> Scan:
         """Find all videos below root and pair them with their labels.
@@ -131,21 +159,91 @@ def pair(root: Path, categories: list[str], *, label_extensions: Sequence[str], 
 def find_files(root: Path, label_extensions: Sequence[str]) -> tuple[list[Path], list[Path]]:
     """The videos below a folder, and the files with these endings."""
     check_folder(root)
-    files = sorted(path for path in root.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(root)))
-    videos = [path for path in files if path.suffix[1:].lower() in VIDEO_EXTENSIONS]
-    if not videos:
+    listing = Listing.of(root)
+    if not listing.videos:
         raise FormatError(f"no video ({', '.join(VIDEO_EXTENSIONS)}) in {root} or below")
-    return videos, [path for path in files if path.suffix[1:].lower() in label_extensions]
+    return listing.videos, listing.having(*label_extensions)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of a source folder."""
+
+    root: Path
+    files: list[Path]
+    """All below it, in order; hidden ones, and those in hidden folders, are left out."""
+
+    @classmethod
+    def of(cls, root: Path) -> Listing:
+        """The files below a folder, those in linked folders too."""
+        return cls(root, sorted(_walk(root, {os.path.realpath(root)})))
+
+    @property
+    def videos(self) -> list[Path]:
+        """The videos."""
+        return self.having(*VIDEO_EXTENSIONS)
+
+    @property
+    def images(self) -> list[Path]:
+        """The images."""
+        return self.having(*IMAGE_EXTENSIONS)
+
+    def having(self, *extensions: str) -> list[Path]:
+        """The files with these endings."""
+        return [path for path in self.files if path.suffix[1:].lower() in extensions]
+
+    def told(self, path: Path) -> str:
+        """A file as the user knows it."""
+        return path.relative_to(self.root).as_posix()
+
+
+def labels_beside_videos(listing: Listing, *extensions: str) -> list[Path]:
+    """A few of the files with these endings that lie beside a video of their name."""
+    named = {video.with_suffix("") for video in listing.videos}
+    return [path for path in listing.having(*extensions) if path.with_suffix("") in named][:LOOKED_AT]
+
+
+def first_lines(path: Path, count: int) -> list[str]:
+    """The first lines of a text file, one at least, and what of them is text."""
+    with path.open("rb") as file:
+        lines = [file.readline(LINE_BYTES).decode("utf-8-sig", errors="ignore") for _ in range(count)]
+    return [line.rstrip("\r\n") for line in lines if line.strip()] or [""]
+
+
+def _walk(folder: Path, open_folders: set[str]) -> Iterator[Path]:
+    """The files below a folder; a link to a folder that it lies in is not followed."""
+    with os.scandir(folder) as entries:
+        found = [entry for entry in entries if not entry.name.startswith(".")]
+    for entry in found:
+        if entry.is_file():
+            yield Path(entry.path)
+        elif entry.is_dir():
+            real = os.path.realpath(entry.path)
+            if real not in open_folders:
+                yield from _walk(Path(entry.path), open_folders | {real})
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images in a folder, in order of the numbers in their names: 2.jpg comes before 10.jpg."""
+    images = [path for path in folder.iterdir() if path.suffix[1:].lower() in IMAGE_EXTENSIONS]
+    return sorted((path for path in images if not path.name.startswith(".")), key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    """What orders names as people do."""
+    pieces = re.split(r"(\d+)", path.name)
+    return [(piece.isdecimal(), int(piece) if piece.isdecimal() else 0, piece) for piece in pieces]
 
 
 def add_source(
     scan: Scan,
     root: Path,
     video: Path,
-    labels: Sequence[tuple[Path, str]],
+    labels: Sequence[tuple[Path | None, str]],
     *,
     lacking: str,
     taken: dict[tuple[str, str], Path],
+    folders_in_key: int = 0,
 ) -> None:
     """Take a video with its one label, or refuse it.
 
@@ -153,18 +251,19 @@ def add_source(
         scan: What it is added to.
         root: The source folder.
         video: Below it.
-        labels: File and part of each label that is there for it.
+        labels: File and part of each label that is there for it; or the name of its class.
         lacking: What to say where there is none.
         taken: Videos by split and key; this one is added.
+        folders_in_key: See `split_and_key`.
     """
     relative = video.relative_to(root)
-    split, key = split_and_key(relative, 0)
+    split, key = split_and_key(relative, folders_in_key)
     if other := taken.get((split, key)):
         reason = f"its key {key!r} is taken by {other}; rename one of them"
     elif not labels:
         reason = f"has no labels: {lacking}"
     elif len(labels) > 1:
-        both = " and ".join(f"{part} of {path.name}" for path, part in labels[:2])
+        both = " and ".join(f"{part} of {path.name}" if path else part for path, part in labels[:2])
         reason = f"has {len(labels)} labels, {both}; keep one"
     else:
         (path, part), *_ = labels
@@ -172,11 +271,6 @@ def add_source(
         scan.sources.append(Source(key=key, split=split, video=video, labels=path, part=part))
         return
     scan.refused.append(Refusal(split=split, path=relative.as_posix(), reason=reason))
-
-
-def _is_hidden(relative: Path) -> bool:
-    """Whether a file or a folder on the way to it has a name that begins with a dot."""
-    return any(part.startswith(".") for part in relative.parts)
 
 
 def split_and_key(relative: Path, folders_in_key: int) -> tuple[str, str]:

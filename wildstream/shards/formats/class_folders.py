@@ -1,0 +1,159 @@
+"""Class folders: the folder that a clip lies in is its class; UCF-101 and HMDB-51 with their official splits too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from wildstream.errors import FormatError
+from wildstream.facts import VideoFacts
+from wildstream.shards.formats.clip_lists import LIST_EXTENSIONS, describe_list
+from wildstream.shards.formats.listed import Clip, ListedSources, sorted_names
+from wildstream.shards.formats.scanning import (
+    LOOKED_AT,
+    WHOLE,
+    Listing,
+    Refusal,
+    Scan,
+    Source,
+    Task,
+    add_source,
+    find_categories,
+    find_files,
+)
+from wildstream.shards.labels import LabelTrack, text_lines
+
+_UCF = re.compile(r"(train|test)list(\d\d)\.txt")
+_HMDB = re.compile(r"(.+)_test_split(\d)\.txt")
+_HMDB_SPLITS = {"1": "train", "2": "test"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassFolders:
+    """Clips in a folder per class.
+
+    [split/]dance/clip_001.avi
+    categories.json                   optional; without it the folders give the names, sorted
+
+    With the official lists of UCF-101 (trainlist01.txt, testlist01.txt) or HMDB-51 (dance_test_split1.txt) anywhere
+    below, these say which split a clip belongs to, and what of HMDB-51 they leave out.
+    """
+
+    fold: Annotated[int, Field(ge=1, le=99)] = 1
+    """Which of the official splits of UCF-101 or HMDB-51: 1, 2 or 3."""
+
+    name: ClassVar[str] = "folders"
+    task: ClassVar[Task] = "single_label"
+    counts_frames: ClassVar[bool] = False
+
+    def recognise(self, listing: Listing) -> str:
+        """See Format."""
+        for path in listing.having("txt"):
+            if is_official(path) and listing.videos:
+                return f"{listing.told(path)} is a list of UCF-101 or HMDB-51"
+        if any(describe_list(path) for path in listing.having(*LIST_EXTENSIONS)[:LOOKED_AT]):
+            return ""
+        beside = {path.with_suffix("") for path in listing.having("txt", "tsv", "csv", "json", "eaf")}
+        videos = listing.videos
+        deep = all(len(video.relative_to(listing.root).parts) > 1 for video in videos)
+        alone = all(video.with_suffix("") not in beside for video in videos)
+        own = any(video.parent.name == video.stem for video in videos)
+        folders = {video.parent for video in videos}
+        if not (videos and deep and alone and not own and 1 < len({folder.name for folder in folders}) < len(videos)):
+            return ""
+        return f"{len(videos):,} videos without label files lie in {len(folders):,} folders"
+
+    def scan(self, root: Path) -> Scan:
+        """See Format."""
+        videos, files = find_files(root, ("txt",))
+        listing = Listing(root, [*videos, *files])
+        official = [path for path in files if is_official(path)]
+        if official:
+            return self._listed(listing, videos, official)
+        scan, taken = Scan([]), dict[tuple[str, str], Path]()
+        for video in videos:
+            if len(video.relative_to(root).parts) < 2:
+                reason = "lies in no class folder; move it into one"
+                scan.refused.append(Refusal(split=WHOLE, path=video.name, reason=reason))
+            else:
+                add_source(scan, root, video, [(None, video.parent.name)], lacking="", taken=taken, folders_in_key=1)
+        names = {source.part for source in scan.sources}
+        scan.categories = find_categories(root) or sorted_names(names)
+        return refuse_unknown(scan, root)
+
+    def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
+        """See Format."""
+        label = categories.index(source.part)
+        return LabelTrack.from_class(label, num_frames=facts.num_frames, num_classes=len(categories))
+
+    def _listed(self, listing: Listing, videos: list[Path], official: list[Path]) -> Scan:
+        """The clips that the official lists of one fold name."""
+        gathered = ListedSources(listing, videos)
+        clips: list[Clip] = []
+        folds = set()
+        for path in official:
+            found = _UCF.fullmatch(path.name) or _HMDB.fullmatch(path.name)
+            assert found is not None
+            folds.add(int(found[2]))
+            if int(found[2]) != self.fold:
+                continue
+            for clip in _ucf(path, found[1]) if _UCF.fullmatch(path.name) else _hmdb(path, found[1]):
+                told = replace(clip, origin=clip.origin.replace(path.name, listing.told(path), 1))
+                if told.split:
+                    clips.append(told)
+                else:
+                    note = Refusal(split=WHOLE, path=f"{told.origin}: {told.video}", reason="is in neither split there")
+                    gathered.scan.unused.append(note)
+        if not clips:
+            raise FormatError(f"fold={self.fold} has no list; there are {', '.join(map(str, sorted(folds)))}")
+        scan = gathered.add(clips, categories=find_categories(listing.root), lacking="is in no list of this fold")
+        left_out = {Path(note.path.rpartition(": ")[2]).with_suffix("").parts[-2:] for note in scan.unused}
+        scan.refused = [note for note in scan.refused if Path(note.path).with_suffix("").parts[-2:] not in left_out]
+        return scan
+
+
+def is_official(path: Path) -> bool:
+    """Whether a file has the name of one of the lists that say which split a clip of UCF-101 or HMDB-51 is in."""
+    return bool(_UCF.fullmatch(path.name) or _HMDB.fullmatch(path.name))
+
+
+def _ucf(path: Path, split: str) -> Iterator[Clip]:
+    """The clips of a list of UCF-101: "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1", the number in some alone."""
+    for number, line in enumerate(text_lines(path), start=1):
+        if line.strip():
+            video = line.split()[0]
+            label = video.rpartition("/")[0].rpartition("/")[2]
+            problem = "" if label else "names no class folder"
+            yield Clip(video=video, label=label, origin=f"{path.name}, line {number}", split=split, problem=problem)
+
+
+def _hmdb(path: Path, label: str) -> Iterator[Clip]:
+    """The clips of a list of HMDB-51: "April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1"; without split where it is 0."""
+    for number, line in enumerate(text_lines(path), start=1):
+        if not line.strip():
+            continue
+        video, _, which = line.strip().rpartition(" ")
+        problem = "" if video and which in ("0", *_HMDB_SPLITS) else "must be a file and 0, 1 (train) or 2 (test)"
+        yield Clip(
+            video=f"{label}/{video.strip()}",
+            label=label,
+            origin=f"{path.name}, line {number}",
+            split=_HMDB_SPLITS.get(which, "" if not problem else WHOLE),
+            problem=problem,
+        )
+
+
+def refuse_unknown(scan: Scan, root: Path) -> Scan:
+    """The scan without the sources of classes that are not among the categories; these are noted."""
+    known = set(scan.categories)
+    for source in (source for source in scan.sources if source.part not in known):
+        reason = f"its folder {source.part!r:.40} is not one of the categories {', '.join(scan.categories):.200}"
+        path = source.video.relative_to(root).as_posix()
+        scan.refused.append(Refusal(split=source.split, path=path, reason=reason))
+    scan.sources = [source for source in scan.sources if source.part in known]
+    return scan

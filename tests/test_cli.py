@@ -65,7 +65,7 @@ def test_the_version(capsys):
     [
         ([], "the following arguments are required: COMMAND"),
         (["pck"], "invalid choice: 'pck'"),
-        (["pack", "a", "b"], "the following arguments are required: --format"),
+        (["pack", "a"], "the following arguments are required: OUT"),
         (["pack", "a", "b", "--format", "nope"], "invalid choice: 'nope'"),
         (["pack", "a", "b", "--form", "frames"], "--form is not an option; did you mean --format?"),
         (["pack", "a", "b", "--format", "frames", "--shard-bytes", "5X"], "'5X' is not a size. Write 512MiB"),

@@ -18,6 +18,7 @@ import wildstream as ws
 from wildstream.cli import main
 from wildstream.errors import ConfigError, FormatError
 from wildstream.probe import probe
+from wildstream.shards.command import FORMAT_NAMES
 from wildstream.shards.formats import FORMATS, get_format, recognise_format
 from wildstream.video import decode
 
@@ -577,6 +578,7 @@ def test_copies_are_left_out_and_named(footage, tmp_path):
 def test_every_format_has_a_tree_in_its_documentation():
     for name, layout in FORMATS.items():
         assert layout.name == name
+        assert name in FORMAT_NAMES
         assert "    " in layout.__doc__, name
         assert hasattr(layout, "__dataclass_fields__")
 

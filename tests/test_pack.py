@@ -540,7 +540,8 @@ def test_a_source_without_splits_is_named_by_the_option(source, tmp_path):
         ({"shard_bytes": 0}, "shard_bytes=0 must be positive"),
         ({"workers": 0}, "workers=0 must be at least 1"),
         ({"on_error": "ignore"}, r"on_error='ignore' is not known\. Take one of skip, fail"),
-        ({"format": "wlasl"}, "format='wlasl' is not known"),
+        ({"format": "nope"}, "format='nope' is not known"),
+        ({"format_options": {"fold": 1}}, "format='frames' has no option 'fold'"),
     ],
 )
 def test_impossible_options_are_refused_before_anything_is_written(tiny_source, tmp_path, options, complaint):

@@ -13,6 +13,22 @@ from wildstream.errors import ConfigError
 if TYPE_CHECKING:
     from wildstream.shards.encoders import Transcode
 
+FORMAT_NAMES = (
+    "auto",
+    "frames",
+    "videos",
+    "events",
+    "boris",
+    "elan",
+    "deepethogram",
+    "wlasl",
+    "table",
+    "folders",
+    "frame-folders",
+    "image-folders",
+)
+"""Those of wildstream.shards.formats, which would take a second to import."""
+
 
 def add_pack_options(parser: argparse.ArgumentParser) -> None:
     """The options of `wildstream pack`, which tools/pack_shards.py has too."""
@@ -25,6 +41,7 @@ def add_pack_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         default="auto",
+        choices=FORMAT_NAMES,
         metavar="NAME",
         help="layout of the source; by default found by looking, and told. frames: a .tsv or .txt beside each video, a "
         "row of 0/1 (-1: not labelled) per frame, and categories.json. videos: class folders, a .txt with one class "

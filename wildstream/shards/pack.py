@@ -238,7 +238,8 @@ class _Packer:
         if self.transcode is not None:
             facts.append(self.transcode.options())
         for source in sources:
-            stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in source.files()]
+            files = [*source.files(), *([source.labels] if source.labels else [])]
+            stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
             parts: list[object] = [source.part] if source.part else []
             if source.cut is not None:
                 parts.append(source.cut.as_dict())

@@ -57,9 +57,8 @@ class Source:
         return self.labels
 
     def files(self) -> list[Path]:
-        """What the sample is made of."""
-        frames = list_images(self.video) if self.video.is_dir() else [self.video]
-        return frames if self.labels is None else [*frames, self.labels]
+        """The video file, or the images that are its frames."""
+        return list_images(self.video) if self.video.is_dir() else [self.video]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

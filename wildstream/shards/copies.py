@@ -16,6 +16,9 @@ from tqdm import tqdm
 
 from wildstream.shards.formats import Refusal, Scan, Source
 
+BATCH = 64
+"""Files that a thread reads before it is asked for more: of tiny ones, each costs less than a task does."""
+
 
 def leave_out_copies(scan: Scan, root: Path, *, workers: int, progress: bool) -> list[Refusal]:
     """Move sources that are copies from a scan's sources to what it refuses.
@@ -53,16 +56,25 @@ def _find_copies(sources: Sequence[Source], workers: int, progress: bool) -> lis
     several = [path for size, paths in sizes.items() if size and len(paths) > 1 for path in paths]
     owners = {path: found for paths in sizes.values() for path, found in paths.items()}
     groups: dict[bytes, list[Source]] = defaultdict(list)
-    with ThreadPoolExecutor(workers, "copies") as threads:
-        digests = threads.map(_digest, several)
-        bar = tqdm(digests, "look for copies", len(several), unit="file", disable=not progress or not several)
-        for path, digest in zip(several, bar, strict=True):
-            groups[digest] += owners[path]
+    batches = [several[start : start + BATCH] for start in range(0, len(several), BATCH)]
+    with (
+        ThreadPoolExecutor(workers, "copies") as threads,
+        tqdm(desc="look for copies", total=len(several), unit="file", disable=not progress or not several) as bar,
+    ):
+        for paths, digests in zip(batches, threads.map(_digests, batches), strict=True):
+            for path, digest in zip(paths, digests, strict=True):
+                groups[digest] += owners[path]
+            bar.update(len(paths))
     return [
         sorted(group, key=lambda source: (source.split, source.key))
         for digest, group in groups.items()
         if digest and len(group) > 1
     ]
+
+
+def _digests(paths: Sequence[Path]) -> list[bytes]:
+    """Hashes of a few files."""
+    return [_digest(path) for path in paths]
 
 
 def _digest(path: Path) -> bytes:

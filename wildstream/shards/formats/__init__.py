@@ -122,7 +122,7 @@ def recognise_format(root: str | Path) -> tuple[str, str]:
         videos, images = len(listing.videos), len(listing.images)
         raise FormatError(
             f"{root} looks like no layout that is known: {videos:,} videos, {images:,} images and "
-            f"{len(listing.files) - videos - images:,} other files. Say --format, one of {', '.join(FORMATS)}"
+            f"{len(listing) - videos - images:,} other files. Say --format, one of {', '.join(FORMATS)}"
         )
     told = "; ".join(f"{name}: {reason}" for name, reason in found.items())
     raise FormatError(f"{root} looks like {len(found)} layouts ({told}). Say which, by --format")

@@ -27,7 +27,7 @@ from wildstream.shards.formats.scanning import (
     Task,
     add_source,
     find_categories,
-    find_files,
+    list_videos,
 )
 from wildstream.shards.labels import LabelTrack, widen_points
 
@@ -61,12 +61,13 @@ class BorisCoded:
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
-        videos, files = find_files(root, EXTENSIONS)
+        listing = list_videos(root)
+        videos = listing.videos
         scan = Scan([])
         names: dict[str, None] = {}
         finder = Finder(videos)
         coded: dict[Path, list[tuple[Path, str]]] = defaultdict(list)
-        for path in files:
+        for path in listing.having(*EXTENSIONS):
             told = path.relative_to(root).as_posix()
             try:
                 coding = read_boris(path)

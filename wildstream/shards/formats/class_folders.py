@@ -24,7 +24,7 @@ from wildstream.shards.formats.scanning import (
     Task,
     add_source,
     find_categories,
-    find_files,
+    list_videos,
 )
 from wildstream.shards.labels import LabelTrack, text_lines
 
@@ -70,9 +70,9 @@ class ClassFolders:
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
-        videos, files = find_files(root, ("txt",))
-        listing = Listing(root, [*videos, *files])
-        official = [path for path in files if is_official(path)]
+        listing = list_videos(root)
+        videos = listing.videos
+        official = [path for path in listing.having("txt") if is_official(path)]
         if official:
             return self._listed(listing, videos, official)
         scan, taken = Scan([]), dict[tuple[str, str], Path]()

@@ -21,7 +21,7 @@ from wildstream.shards.formats.scanning import (
     Source,
     Task,
     find_categories,
-    find_files,
+    list_videos,
 )
 from wildstream.shards.labels import LabelTrack
 
@@ -63,9 +63,10 @@ class ClipTable:
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
-        videos, files = find_files(root, LIST_EXTENSIONS)
+        listing = list_videos(root)
+        videos = listing.videos
         reader = ListReader(Finder(videos), find_categories(root), self.path, self.label, self.cut)
-        return gather(Listing(root, [*videos, *files]), videos, _lists(files), reader)
+        return gather(listing, videos, _lists(listing.having(*LIST_EXTENSIONS)), reader)
 
     def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
         """See Format."""

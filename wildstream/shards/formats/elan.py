@@ -22,7 +22,7 @@ from wildstream.shards.formats.scanning import (
     Task,
     add_source,
     find_categories,
-    find_files,
+    list_videos,
 )
 from wildstream.shards.labels import LabelTrack, TimedEvent
 
@@ -57,12 +57,12 @@ class ElanAnnotated:
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
-        videos, files = find_files(root, ("eaf",))
-        listing = Listing(root, [*videos, *files])
+        listing = list_videos(root)
+        videos = listing.videos
         scan, finder = Scan([]), Finder(videos)
         told: dict[Path, list[tuple[Path | None, str]]] = defaultdict(list)
         read: dict[Path, Transcript] = {}
-        for path in files:
+        for path in listing.having("eaf"):
             try:
                 read[path] = read_elan(path)
             except LabelError as error:

@@ -15,7 +15,7 @@ from wildstream.errors import FormatError, LabelError
 from wildstream.facts import VideoFacts
 from wildstream.shards.cut import Cut
 from wildstream.shards.formats.listed import Clip, ListedSources, split_called
-from wildstream.shards.formats.scanning import LOOKED_AT, Listing, Scan, Source, Task, find_files
+from wildstream.shards.formats.scanning import LOOKED_AT, Listing, Scan, Source, Task, list_videos
 from wildstream.shards.labels import LabelTrack, read_text
 
 Subset = Literal["all", "asl100", "asl300", "asl1000", "asl2000"]
@@ -77,15 +77,14 @@ class Wlasl:
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
-        videos, files = find_files(root, ("json",))
-        found = [path for path in files if _is_wlasl(path)]
+        listing = list_videos(root)
+        found = [path for path in listing.having("json") if _is_wlasl(path)]
         if len(found) != 1:
             several = "no JSON" if not found else f"{len(found)} JSONs, such as {found[0].name} and {found[1].name},"
             raise FormatError(f'{several} below {root} that lists {{"gloss": …, "instances": […]}}; there must be one')
-        listing = Listing(root, [*videos, *files])
         glosses = _read(found[0], listing.told(found[0]))
         chosen = self._chosen(glosses)
-        gathered = ListedSources(listing, videos)
+        gathered = ListedSources(listing, listing.videos)
         told = f"{listing.told(found[0])} has no instance of it"
         scan = gathered.add(self._clips(found[0], chosen), categories=[gloss.gloss for gloss in chosen], lacking=told)
         if chosen != glosses:  # videos of other glosses are not missed

@@ -22,6 +22,7 @@ from wildstream.errors import ConfigError, FormatError, SampleError, StorageErro
 from wildstream.probe import probe
 from wildstream.shards import adopt
 from wildstream.shards.adopt import REPORT_NAME, index_shards
+from wildstream.shards.index import open_index
 from wildstream.shards.pack import pack
 from wildstream.shards.tar import Member, read_tar
 
@@ -464,3 +465,79 @@ def test_members_in_a_folder_of_the_tar_and_metadata(tmp_path, clips):
     report = indexed(tmp_path)
     assert ws.open_index(tmp_path).keys == ["a"]
     assert list(refusals(report)) == ["0.tar/README"]
+
+
+# ---- classes by name, as video2dataset and others write them ---------------------------------------------------------
+
+
+def named_shard(tmp_path, tiny_source, labels, *, member="json"):
+    """A shard of videos with a json as video2dataset writes it, or a txt."""
+    folder = tmp_path / "v2d"
+    folder.mkdir()
+    with tarfile.open(folder / "00000.tar", "w") as tar:
+        for number, label in enumerate(labels):
+            key = f"{number:09d}"
+            video = sorted(tiny_source.rglob("*.mp4"))[number % 4].read_bytes()
+            described = {"url": "u", "key": key, "status": "success", "error_message": None, "meta": {"label": label}}
+            told = {"json": json.dumps(described | {"caption": label}), "txt": label if isinstance(label, str) else ""}
+            for extension, data in (("mp4", video), ("json", told["json"].encode()), ("txt", told["txt"].encode())):
+                if extension in ("mp4", "json") or member == "txt":
+                    entry = tarfile.TarInfo(f"{key}.{extension}")
+                    entry.size = len(data)
+                    tar.addfile(entry, io.BytesIO(data))
+    return folder
+
+
+@pytest.mark.parametrize("labels", ["json:caption", "json:meta.label", "txt"])
+def test_classes_by_name_as_video2dataset_writes_them(tmp_path, tiny_source, labels):
+    told = ["walk", "run", "walk", "swim"]
+    folder = named_shard(tmp_path, tiny_source, told, member="txt")
+    before = (folder / "00000.tar").read_bytes()
+    report = index_shards(folder, labels=labels, progress=False)
+    assert report.indexed == 4
+    index = open_index(folder)
+    assert index.categories == ["run", "swim", "walk"]
+    assert index.info.task == "single_label"
+    for video, name in enumerate(told):
+        rows = index.track(video).rows()
+        assert (rows == (np.arange(3) == index.categories.index(name))).all(), "every frame"
+    assert (folder / "00000.tar").read_bytes() == before, "in place"
+
+
+def test_numbers_in_a_json_and_categories_that_were_given(tmp_path, tiny_source):
+    folder = named_shard(tmp_path, tiny_source, [10, 9, 10, 2])
+    index_shards(folder, labels="json:caption", progress=False)
+    assert open_index(folder).categories == ["2", "9", "10"]
+    report = index_shards(folder, labels="json:caption", categories=["10", "9"], progress=False)
+    assert open_index(folder).categories == ["10", "9"]
+    assert ["class '2' is not one of the categories 10, 9" in refusal.reason for refusal in report.refused] == [True]
+
+
+@pytest.mark.parametrize(
+    ("label", "labels", "message"),
+    [
+        ("", "txt", "is no name of a class but empty, or a caption"),
+        ("two\nlines", "json:caption", "is no name of a class but empty, or a caption"),
+        ("x" * 500, "json:caption", "is no name of a class but empty, or a caption"),
+        (None, "json:caption", "holds None where the name of a class is wanted"),
+        (["a", "b"], "json:caption", r"holds \['a', 'b'\] where the name of a class is wanted"),
+        (True, "json:caption", "holds True where the name of a class is wanted"),
+        ("a", "json:captoin", "has no field 'captoin'; there are caption, error_message"),
+        ("a", "json:caption.deeper", "has no field 'caption.deeper'; there are none"),
+    ],
+)
+def test_a_label_that_is_no_name_is_refused(tmp_path, tiny_source, label, labels, message):
+    folder = named_shard(tmp_path, tiny_source, ["good", label] if labels != "json:captoin" else [label], member="txt")
+    report = index_shards(folder, labels=labels, progress=False)
+    assert re.search(message, report.refused[-1].reason), report.refused
+
+
+def test_without_labels_the_message_says_what_could_be(tmp_path, tiny_source):
+    folder = named_shard(tmp_path, tiny_source, ["a"], member="txt")
+    report = index_shards(folder, progress=False)
+    assert "where that names the class, say labels=txt or labels=json:FIELD" in report.refused[0].reason
+    for wrong in ("cls", "json", "json:", "npy"):
+        with pytest.raises(ConfigError, match="Take txt, or json:FIELD such as json:label"):
+            index_shards(folder, labels=wrong, progress=False)
+    with pytest.raises(ConfigError, match="gives one class for each video, not task='multi_label'"):
+        index_shards(folder, labels="txt", task="multi_label", progress=False)

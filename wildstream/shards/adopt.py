@@ -4,7 +4,8 @@
     last of all: the index and dataset.json, beside the shards or in a local folder that names them by path or URL
 
 A sample is what WebDataset takes for one: neighbouring members whose names agree up to their first dot. It has a video
-and `labels.npy` (frames × classes) or `cls` (one class number); `json` is looked at for what `pack` writes there.
+and `labels.npy` (frames × classes) or `cls` (one class number), or what names its class in `txt` or `json`; `json` is
+looked at for what `pack` writes there.
 Videos are examined exactly as `pack` does. A remote shard is read once, straight through, into a file without a name,
 which is gone when it is closed or its process is killed.
 """
@@ -31,6 +32,7 @@ from tqdm import tqdm
 
 from wildstream.errors import ConfigError, FormatError, SampleError, ShardError, StorageError
 from wildstream.shards.formats import Refusal, Task
+from wildstream.shards.formats.listed import sorted_names
 from wildstream.shards.index import open_index
 from wildstream.shards.index_schema import (
     DATASET_NAME,
@@ -77,6 +79,7 @@ def index_shards(
     out: str | Path | None = None,
     categories: Sequence[str] | None = None,
     task: Task | None = None,
+    labels: str | None = None,
     split: str | None = None,
     workers: int | None = None,
     on_error: OnError = "skip",
@@ -94,6 +97,9 @@ def index_shards(
             "0", "1", …
         task: What the labels mean: "multi_label" reads `labels.npy`, "single_label" `cls`. By default what the first
             sample has; all must have it.
+        labels: What names the class of a video: "txt", or "json:FIELD" for a field of its json, such as
+            "json:caption" in what video2dataset writes ("json:meta.label" for one within another). By default
+            `labels.npy` or `cls`. Classes are ordered by name, unless `categories` says otherwise.
         split: Name of the split; that of the folder by default.
         workers: Threads that decode and check videos; the number of available cores by default.
         on_error: "skip" leaves out what cannot be indexed and names it in the report; "fail" raises at the first.
@@ -125,7 +131,7 @@ def index_shards(
     report = IndexReport(folder, split)
     place = _Beside(folder, storage)
     place.write_report(report)  # before hours of decoding: may it be written there?
-    adopter = _Adopter(Classes(categories, task), report, workers or len(os.sched_getaffinity(0)), on_error)
+    adopter = _Adopter(Classes(categories, task, labels), report, workers or len(os.sched_getaffinity(0)), on_error)
     form = "{l_bar}{bar}| {n:.1f}/{total} shards [{elapsed}<{remaining}{postfix}]"
     with tqdm(total=len(locations), desc="index", disable=not progress, bar_format=form) as bar:
         for location, name in zip(locations, names, strict=True):
@@ -133,9 +139,13 @@ def index_shards(
                 adopter.adopt(data, name, bar)
     rows, classes = adopter.rows, adopter.classes
     report.indexed = len(rows)
+    called = classes.names
+    if classes.named_by and categories is None:
+        called = sorted_names(called)
+        _renumber(rows, [called.index(name) for name in classes.names])
     if rows:
         info = DatasetInfo(
-            categories=classes.names,
+            categories=called,
             task=classes.task,
             split=split,
             format="webdataset",
@@ -222,6 +232,12 @@ class _Adopter:
         if row["claimed_frames"] > row["num_frames"]:
             reason = "its container promises {claimed_frames:,} frames, the first {num_frames:,} are indexed"
             self.report.shortened.append(note(reason=reason.format_map(row)))
+
+
+def _renumber(rows: list[dict[str, Any]], numbers: list[int]) -> None:
+    """Give the classes of events other numbers: `numbers[old]`."""
+    for row in rows:
+        row["events"] = [{**event, "class": numbers[event["class"]]} for event in row["events"]]
 
 
 def _awaited(found: Found, done: Any) -> tuple[Found, dict[str, Any] | SampleError]:  # noqa: ANN401 - or a future of it

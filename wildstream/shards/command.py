@@ -133,7 +133,7 @@ def add_index_options(parser: argparse.ArgumentParser) -> None:
         "shards",
         metavar="SHARDS",
         help="path or URL of a folder of *.tar, or a pattern such as 's3://bucket/train/{000000..000041}.tar'. A "
-        "sample is a video with labels.npy (frames × classes, of 0 and 1) or cls (one class number)",
+        "sample is a video with labels.npy (frames × classes, of 0 and 1) or cls (one class number), or see --labels",
     )
     parser.add_argument(
         "--out",
@@ -153,6 +153,12 @@ def add_index_options(parser: argparse.ArgumentParser) -> None:
         choices=("multi_label", "single_label"),
         help="what the labels mean: multi_label reads labels.npy, single_label cls (default: what the samples have)",
     )
+    parser.add_argument(
+        "--labels",
+        metavar="PLACE",
+        help="what names the class of each video: txt, or json:FIELD for a field of its json, such as json:caption in "
+        "what video2dataset writes (default: labels.npy or cls)",
+    )
     parser.add_argument("--split", metavar="NAME", help="name of the split (default: that of the folder)")
     _add_checking_options(parser, "indexed")
     parser.set_defaults(run=run_index)
@@ -169,6 +175,7 @@ def run_index(options: argparse.Namespace) -> int:
         out=options.out,
         categories=None if options.categories is None else read_categories(options.categories),
         task=options.task,
+        labels=options.labels,
         split=options.split,
         workers=options.workers,
         on_error=options.on_error,

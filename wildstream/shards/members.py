@@ -7,6 +7,7 @@ larger than the member is; `json` is read up to a size, and believed only where 
 from __future__ import annotations
 
 import io
+import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -24,12 +25,16 @@ from wildstream.shards.labels import LabelTrack
 from wildstream.shards.tar import Bytes, Flaw, Member, printable, read_tar
 from wildstream.video import VIDEO_EXTENSIONS
 
+NAMING = {"txt": "txt", "json": "json:FIELD"}
+"""Members that can name the class, and what to say then."""
 LABEL_MEMBERS: dict[Task, str] = {"multi_label": "labels.npy", "single_label": "cls"}
 """The member that holds the labels, by task."""
 JSON_BYTES = 16 << 20
 """Bytes of a json member, at most."""
 CLS_BYTES = 64
 """Bytes of a cls member, at most: it is a number."""
+NAME_BYTES = 400
+"""Bytes of the name of a class, at most; a longer text is a caption."""
 PART_BYTES = 255
 """Bytes of a part of a key, at most: what file systems take."""
 _KEY = re.compile(r"((?:.*/|)[^./]+)[.]([^/]*)", re.DOTALL)  # as WebDataset cuts names
@@ -80,6 +85,11 @@ class ClassLabel:
         return LabelTrack.from_class(self.label, num_frames=facts.num_frames, num_classes=self.label + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class ClassName(ClassLabel):
+    """One class for the whole video, which has a name; its number is its place among the names so far."""
+
+
 class Packed(BaseModel):
     """What `pack` writes of a video into the sample's json, as far as the video does not tell it itself."""
 
@@ -98,7 +108,7 @@ class Labelled:
     extension: str
     """Of the video."""
     video: Member
-    labels: RowLabels | ClassLabel
+    labels: RowLabels | ClassLabel | ClassName
     packed: Packed | None
     """None where somebody else made the sample."""
 
@@ -106,12 +116,23 @@ class Labelled:
 class Classes:
     """Which classes there are, and what labels mean: as it was said, or by the first sample that tells."""
 
-    def __init__(self, names: Sequence[str] | None, task: Task | None) -> None:
-        """Take what was said; ConfigError where `names` cannot be names of classes."""
+    def __init__(self, names: Sequence[str] | None, task: Task | None, labels: str | None = None) -> None:
+        """Take what was said; ConfigError where `names` cannot be names of classes, or `labels` no place of them."""
+        member, _, self.field = (labels or "").partition(":")
+        if labels is not None and not (labels == "txt" or (member == "json" and self.field)):
+            raise ConfigError(
+                f"labels={labels!r} is not known. Take txt, or json:FIELD such as json:label; without it, "
+                "labels.npy or cls is read."
+            )
+        if labels is not None and task == "multi_label":
+            raise ConfigError(f"labels={labels!r} gives one class for each video, not task={task!r}. Leave one out.")
+        self.named_by = member
+        """The member that names the class, "txt" or "json"; empty where labels are numbers."""
         if names is not None and not _are_names(list(names)):
             raise ConfigError(f"categories={list(names)!r:.80} must be distinct names of classes, one at least.")
         self._names = None if names is None else list(names)
         self._given = names is not None
+        self._numbers = {name: number for number, name in enumerate(names or ())}
         self._count = None if names is None else len(names)
         self._origin = "the categories that were given"
         self._largest = 0
@@ -139,6 +160,11 @@ class Classes:
             LabelError: There is none.
             FormatError: It is not the one that the samples before it have.
         """
+        if self.named_by:
+            self._task = "single_label"
+            if self.named_by not in found.members:
+                raise LabelError(f"has no labels: no {self.named_by} among its members {_listed(found.members)}")
+            return self.named_by
         there: list[Task] = [task for task, member in LABEL_MEMBERS.items() if member in found.members]
         if self._task in there or (there and self._task is None):
             if self._task is None:
@@ -151,10 +177,25 @@ class Classes:
                 "named."
             )
         wanted = LABEL_MEMBERS[self.task] if self._task_given else " or ".join(LABEL_MEMBERS.values())
-        raise LabelError(f"has no labels: no {wanted} among its members {_listed(found.members)}")
+        others = [f"labels={how}" for member, how in NAMING.items() if member in found.members]
+        hint = f"; where that names the class, say {' or '.join(others)}" if others else ""
+        raise LabelError(f"has no labels: no {wanted} among its members {_listed(found.members)}{hint}")
+
+    def number_of(self, name: str) -> int:
+        """The number of a class that has a name; LabelError where others were given."""
+        if self._names is None:
+            self._names, self._origin = [], "the samples before it"
+        if name not in self._numbers:
+            if self._given:
+                raise LabelError(f"class {name!r:.60} is not one of the categories {', '.join(self._names):.200}")
+            self._numbers[name] = len(self._names)
+            self._names.append(name)
+        return self._numbers[name]
 
     def admit(self, found: Found, labels: RowLabels | ClassLabel, names: list[str] | None) -> None:
         """Take a sample's labels and the names of classes in its json; LabelError if they contradict what is known."""
+        if isinstance(labels, ClassName):
+            return  # by its name, it is one of those that there are
         width = labels.rows.shape[1] if isinstance(labels, RowLabels) else None
         known, count = self._names or names, self._count
         if names is not None and not self._given and self._names not in (None, names):
@@ -229,7 +270,11 @@ def read_sample(data: Bytes, found: Found, classes: Classes) -> Labelled:
         raise VideoError(f"has {len(videos)} videos, {_listed(videos)}; remove all but one")
     member = classes.choose(found)
     content = _content(data, found.members[member])
-    labels = read_rows(content) if member == "labels.npy" else _read_class(content)
+    labels: RowLabels | ClassLabel | ClassName
+    if classes.named_by:
+        labels = ClassName(classes.number_of(_read_name(content, member, classes.field)))
+    else:
+        labels = read_rows(content) if member == "labels.npy" else _read_class(content)
     packed, names = None, None
     if (described := found.members.get("json")) is not None:
         packed, names = _read_json(_content(data, described))
@@ -288,6 +333,28 @@ def _read_class(content: bytes) -> ClassLabel:
     if len(content) > CLS_BYTES or not text.isdigit() or len(text) > 9:
         raise LabelError(f"cls must hold one class number, got {text!r:.40}")
     return ClassLabel(int(text))
+
+
+def _read_name(content: bytes, member: str, field: str) -> str:
+    """The name of a class: what a text holds, or a field of a json."""
+    if len(content) > JSON_BYTES:
+        raise LabelError(f"its {member} has {len(content):,} bytes; {JSON_BYTES:,} are the most")
+    try:
+        text = content.decode("utf-8-sig")
+        value: object = json.loads(text) if field else text
+        for name in field.split(".") if field else ():
+            if not isinstance(value, dict) or name not in value:
+                there = ", ".join(sorted(map(str, value))) if isinstance(value, dict) else "none"
+                raise LabelError(f"its json has no field {field!r}; there are {printable(there):.200}")
+            value = value[name]
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise LabelError(f"its {member} cannot be read: {str(error)[:80]}") from error
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise LabelError(f"its {member} holds {value!r:.40} where the name of a class is wanted")
+    text = str(value).strip()
+    if not text or "\n" in text or len(text.encode(errors="replace")) > NAME_BYTES:
+        raise LabelError(f"its {member} holds {text!r:.60}, which is no name of a class but empty, or a caption")
+    return text
 
 
 def _read_json(content: bytes) -> tuple[Packed | None, list[str] | None]:

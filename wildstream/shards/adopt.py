@@ -37,6 +37,7 @@ from wildstream.shards.index_schema import (
     INDEX_NAME,
     DatasetInfo,
     make_table,
+    with_version,
     write_info,
     write_table,
     write_text,
@@ -362,6 +363,7 @@ class _Beside:
     def publish(self, info: DatasetInfo, rows: list[dict[str, Any]]) -> None:
         """Write the index and dataset.json."""
         table = make_table(rows)
+        info = with_version(info, table)
         if not urls.is_remote(self.folder):
             folder = Path(self.folder)
             (folder / DATASET_NAME).unlink(missing_ok=True)  # it never lies beside an index that it does not describe

@@ -221,7 +221,7 @@ def drop_a_column(folder):
         (lambda folder: (folder / DATASET_NAME).write_text("[1]"), "is damaged"),
         (damage_json, r"dataset\.json is damaged: .*Pack the videos again"),
         (damage_index, r"index\.parquet cannot be read: .*Pack the videos again"),
-        (age, "schema_version=0, this program reads 1. Pack the videos again, or take the program"),
+        (age, "schema_version=0, this program reads 1 and 2. Pack the videos again, or take the program"),
         (add_a_field, "is damaged: .*colour"),
         (drop_a_video, r"has 2 rows, dataset\.json says 3; .*Pack the videos again"),
         (drop_a_column, r"index\.parquet cannot be read: .*\(events\)[^\n]*Pack the videos again"),

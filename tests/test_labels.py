@@ -12,12 +12,8 @@ from hypothesis.extra import numpy as hnp
 
 from wildstream.errors import FormatError, LabelError
 from wildstream.shards.event_table import read_event_names, read_events
-from wildstream.shards.labels import (
-    LabelTrack,
-    read_categories,
-    read_clip_class,
-    read_frame_rows,
-)
+from wildstream.shards.label_files import read_categories, read_clip_class, read_frame_rows
+from wildstream.shards.labels import LabelTrack
 
 NAMES = ["walk", "rest"]
 ROWS = hnp.arrays(np.bool_, st.tuples(st.integers(0, 40), st.integers(1, 5)))

@@ -480,6 +480,7 @@ def test_colours_that_change_at_a_key_frame_that_nobody_wants(tmp_path, numbers)
         labels=np.zeros((1, 1), np.bool_),
         positions=np.zeros(1, np.int64),
         real=np.ones(1, np.bool_),
+        labelled=np.ones(1, np.bool_),
     )
     decoded = ws.Decode(size=(24, 32)).decode_segment(EncodedSegment(windows=windows, data=data, table=probe(data)))
     assert not decoded.problems

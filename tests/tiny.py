@@ -6,6 +6,7 @@ videos layout: a folder of dark and one of bright videos.
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -65,6 +66,32 @@ def frames_shards(factory: pytest.TempPathFactory) -> Path:
     out = factory.getbasetemp() / "tiny-shards"
     if not out.exists():
         pack(frames_source(factory), out, format="frames", progress=False)
+    return out
+
+
+UNLABELLED = {"train/v0": [(4, 9)], "train/v1": [(0, 3), (17, 20)], "val/v0": [(0, 11)], "test/v1": [(6, 7), (9, 16)]}
+"""Runs of frames of `partly_labelled_shards` of which nobody said anything, by split and video."""
+
+
+def partly_labelled_source(factory: pytest.TempPathFactory) -> Path:
+    """`frames_source`, but rows of -1 at UNLABELLED; made once per session."""
+    root = factory.getbasetemp() / "tiny-partly-source"
+    if not root.exists():
+        shutil.copytree(frames_source(factory), root)
+        for video, runs in UNLABELLED.items():
+            path = root / video / f"{Path(video).name}.tsv"
+            rows = path.read_text().splitlines()
+            for first, stop in runs:
+                rows[first:stop] = ["\t".join(["-1"] * len(CATEGORIES))] * (stop - first)
+            path.write_text("\n".join(rows) + "\n")
+    return root
+
+
+def partly_labelled_shards(factory: pytest.TempPathFactory) -> Path:
+    """Shards of three splits in the frames layout, partly unlabelled; made once per session."""
+    out = factory.getbasetemp() / "tiny-partly-shards"
+    if not out.exists():
+        pack(partly_labelled_source(factory), out, format="frames", progress=False)
     return out
 
 

@@ -42,6 +42,8 @@ class SegmentWindows:
     """(n,) place of each window in the planned stream; -1 where nothing is planned."""
     real: Bools
     """(n,) False where the window only fills up the last batch."""
+    labelled: Bools
+    """(n,) False where nobody said what happens in the window, so that its label means nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,6 +95,7 @@ class DecodedSegment:
             key=windows.key,
             start=int(windows.starts[window]),
             label=torch.from_numpy(windows.labels[window]),
+            labelled=bool(windows.labelled[window]),
             real=bool(windows.real[window]),
             position=int(windows.positions[window]),
             problem=self.problems.get(window),
@@ -111,6 +114,8 @@ class Clip:
     """Source frame of the first kept frame."""
     label: Tensor
     """(K,) bool."""
+    labelled: bool
+    """False where nobody said what happens in the window, so that the label means nothing."""
     real: bool
     """False where the clip only fills up the last batch."""
     position: int
@@ -154,6 +159,19 @@ class Batch:
     """Rows of clips that did not decode, and why. (Padding that did not decode is padding.)"""
     features: Tensor | None = None
     """(B, tokens, dim), of precomputed features; else None."""
+    labelled: Tensor = field(default_factory=lambda: torch.ones(0, dtype=torch.bool))
+    """(B,) bool: False where nobody said what happens in a clip. Its row of `labels` means nothing, and it must be left
+    out of the loss; the clip itself is delivered and counts. True everywhere by default."""
+
+    def __post_init__(self) -> None:
+        """Take all clips for labelled, where nothing is said of them."""
+        if not len(self.labelled):
+            object.__setattr__(self, "labelled", torch.ones_like(self.mask))
+
+    @property
+    def counts(self) -> Tensor:
+        """(B,) bool: what a loss is of, the clips that are delivered and labelled."""
+        return self.mask & self.labelled
 
     @property
     def inputs(self) -> Tensor:
@@ -170,6 +188,8 @@ class Batch:
     def __repr__(self) -> str:
         """What it holds, for people: shapes, not pixels."""
         parts = [f"{len(self)} clips of {len(set(self.keys))} videos, {int(self.mask.sum())} of them count"]
+        if unlabelled := int((self.mask & ~self.labelled).sum()):
+            parts.append(f"{unlabelled} of these unlabelled")
         for name in ("frames", "features", "labels"):
             if (tensor := getattr(self, name)) is not None:
                 kind = str(tensor.dtype).removeprefix("torch.")
@@ -177,7 +197,7 @@ class Batch:
         return f"Batch({', '.join(parts)})"
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch with frames or features, labels and mask on a device."""
+        """The batch with frames or features, labels, mask and labelled on a device."""
         # To the processor's memory a copy that does not block could be read before it has arrived.
         early = torch.device(device).type != "cpu"
 
@@ -185,4 +205,5 @@ class Batch:
             return tensor.to(device, non_blocking=early)
 
         frames, features = (None if data is None else move(data) for data in (self.frames, self.features))
-        return replace(self, frames=frames, features=features, labels=move(self.labels), mask=move(self.mask))
+        labels, mask, labelled = (move(one) for one in (self.labels, self.mask, self.labelled))
+        return replace(self, frames=frames, features=features, labels=labels, mask=mask, labelled=labelled)

@@ -129,7 +129,7 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
 def run_import(options: argparse.Namespace) -> int:
     """Import, and say what was imported."""
     from wildstream.features.wildfins import import_features
-    from wildstream.shards.labels import read_categories
+    from wildstream.shards.label_files import read_categories
     from wildstream.storage.urls import redact
 
     report = import_features(

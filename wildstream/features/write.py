@@ -173,11 +173,11 @@ def _labels(dataset: DatasetInfo, track: LabelTrack, row: Mapping[str, Any]) -> 
     facts = {name: row[name] for name in ("key", "source", "num_frames", "width", "height")}
     metadata = {**facts, "categories": dataset.categories, "features": dataset.features.model_dump(mode="json")}
     yield "json", json.dumps(metadata, ensure_ascii=False).encode()
-    if dataset.task == "single_label" and len(track.classes) == 1:
+    if dataset.task == "single_label" and len(track.classes) == 1 and not len(track.unlabelled):
         yield "cls", str(int(track.classes[0])).encode()
     else:
         buffer = io.BytesIO()
-        np.save(buffer, track.rows().view(np.uint8), allow_pickle=False)
+        np.save(buffer, track.array(), allow_pickle=False)
         yield "labels.npy", buffer.getvalue()
 
 

@@ -14,23 +14,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tqdm import tqdm
 
-from wildstream.errors import ConfigError, FormatError, SampleError, ShardError, StorageError
+from wildstream.errors import ConfigError, FormatError, SampleError, ShardError
 from wildstream.shards.formats import Refusal, Task
 from wildstream.shards.formats.listed import sorted_names
 from wildstream.shards.index import open_index
@@ -39,6 +36,7 @@ from wildstream.shards.index_schema import (
     INDEX_NAME,
     DatasetInfo,
     make_table,
+    with_version,
     write_info,
     write_table,
     write_text,
@@ -46,13 +44,12 @@ from wildstream.shards.index_schema import (
 from wildstream.shards.ingest import examine, make_columns, make_row, name_damage
 from wildstream.shards.members import Classes, Found, Labelled, find_samples, read_sample
 from wildstream.shards.pack import OnError
+from wildstream.shards.shard_files import find_shards, name_shards, opened
 from wildstream.shards.tar import Bytes
 from wildstream.storage import urls
 from wildstream.storage.access import Storage
 
 REPORT_NAME = "index-report.json"
-FETCHED_BYTES = 32 << 20
-"""Bytes of a remote shard that are fetched at once."""
 _OWN_INDEX = re.compile(r"index-[0-9a-f]{12}\.parquet")
 
 
@@ -125,8 +122,8 @@ def index_shards(
         if value is not None and value not in known:
             raise ConfigError(f"{name}={value!r} is not known. Take one of {', '.join(known)}.")
     storage = storage or Storage()
-    locations = _find_shards(shards, storage)
-    names, folder = _name_shards(locations, out)
+    locations = find_shards(shards, storage)
+    names, folder = name_shards(locations, out)
     split = split or locations[0].rpartition("/")[0].rpartition("/")[2] or "all"
     report = IndexReport(folder, split)
     place = _Beside(folder, storage)
@@ -135,7 +132,7 @@ def index_shards(
     form = "{l_bar}{bar}| {n:.1f}/{total} shards [{elapsed}<{remaining}{postfix}]"
     with tqdm(total=len(locations), desc="index", disable=not progress, bar_format=form) as bar:
         for location, name in zip(locations, names, strict=True):
-            with _opened(location, storage) as data:
+            with opened(location, storage) as data:
                 adopter.adopt(data, name, bar)
     rows, classes = adopter.rows, adopter.classes
     report.indexed = len(rows)
@@ -268,92 +265,6 @@ def _make_row(data: Bytes, sample: Labelled) -> dict[str, Any] | SampleError:
     return row | make_columns(facts, track) | {"offset": sample.video.offset}
 
 
-def _find_shards(shards: str | Path, storage: Storage) -> list[str]:
-    """Paths or URLs of the shards, absolute and in order."""
-    if urls.has_login(str(shards)):
-        raise ConfigError(
-            f"{urls.redact(str(shards))!r} holds a login, which the index would show to all; give it as storage "
-            "options or in the environment."
-        )
-    if str(shards).endswith(".tar"):
-        found = [_absolute(name) for name in urls.expand(str(shards))]
-        often, times = Counter(found).most_common(1)[0]
-        if times > 1:
-            raise ConfigError(f"{urls.redact(str(shards))!r} names {urls.redact(often)} more than once.")
-        return found
-    folder = _absolute(shards)
-    if not urls.is_remote(folder) and not Path(folder).is_dir():
-        raise FormatError(f"{folder} is not a folder; give one that holds *.tar, or a pattern such as 00{{0..9}}.tar")
-    names = storage.list(folder) if urls.is_remote(folder) else [path.name for path in Path(folder).iterdir()]
-    wanted = sorted(name for name in names if name.endswith(".tar") and "/" not in name and not name.startswith("."))
-    if not wanted:
-        deeper = sorted({name.rpartition("/")[0] for name in names if name.endswith(".tar")})
-        hint = f"; {deeper[0]}, in it, holds some" if deeper else ""
-        raise FormatError(f"no *.tar in {urls.redact(folder)}{hint}. Give the folder of one split, as shards/train.")
-    return [urls.join(folder, name) for name in wanted]
-
-
-def _absolute(location: str | Path) -> str:
-    """A location that does not depend on the working directory."""
-    return urls.normal(location) if urls.is_remote(location) else str(urls.local_path(location).absolute())
-
-
-def _name_shards(locations: list[str], out: str | Path | None) -> tuple[list[str], str]:
-    """What the index calls each shard, and the folder where the index goes."""
-    folders = sorted({location.rpartition("/")[0] for location in locations})
-    if out is not None and urls.is_remote(out):
-        raise ConfigError(f"out={urls.redact(str(out))!r} must be a local folder, or left out: beside the shards.")
-    if out is not None and [_absolute(out)] != folders:
-        return locations, _absolute(out)
-    if len(folders) > 1:
-        raise ConfigError(f"the shards lie in {len(folders)} folders, such as {urls.redact(folders[0])}; give out=.")
-    if folders[0].startswith(("http:", "https:")):
-        raise ConfigError(f"nothing can be written beside {urls.redact(folders[0])}; give a local folder as out=.")
-    return [location.rpartition("/")[2] for location in locations], folders[0]
-
-
-@contextmanager
-def _opened(location: str, storage: Storage) -> Iterator[Bytes]:
-    """A shard's bytes, mapped from its file, or from a temporary one that has no name."""
-    try:
-        if not urls.is_remote(location):
-            with Path(location).open("rb") as file, _mapped(file) as data:
-                yield data
-            return
-        with tempfile.TemporaryFile(prefix="wildstream-") as copy:
-            size = storage.size(location)
-            for start in range(0, size, FETCHED_BYTES):
-                _keep(copy, storage.read(location, start, min(start + FETCHED_BYTES, size)))
-            copy.flush()
-            with _mapped(copy) as data:
-                yield data
-    except FileNotFoundError:
-        raise StorageError(f"there is no {location}. Check the name.") from None
-    except PermissionError as error:
-        raise StorageError(f"{location} cannot be read: {error.strerror}.") from None
-
-
-def _keep(file: IO[bytes], data: memoryview) -> None:
-    """Write to the temporary file."""
-    try:
-        file.write(data)
-    except OSError as error:
-        raise StorageError(
-            f"a shard does not fit into {tempfile.gettempdir()}: {error.strerror}. Set TMPDIR to a folder with room "
-            "for the largest one."
-        ) from error
-
-
-@contextmanager
-def _mapped(file: IO[bytes]) -> Iterator[Bytes]:
-    """A file's bytes."""
-    if os.fstat(file.fileno()).st_size == 0:
-        yield b""  # which cannot be mapped
-        return
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        yield data
-
-
 @dataclass(frozen=True, slots=True)
 class _Beside:
     """The folder where an index goes; dataset.json, which makes it count, goes last."""
@@ -378,6 +289,7 @@ class _Beside:
     def publish(self, info: DatasetInfo, rows: list[dict[str, Any]]) -> None:
         """Write the index and dataset.json."""
         table = make_table(rows)
+        info = with_version(info, table)
         if not urls.is_remote(self.folder):
             folder = Path(self.folder)
             (folder / DATASET_NAME).unlink(missing_ok=True)  # it never lies beside an index that it does not describe

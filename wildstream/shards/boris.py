@@ -22,7 +22,8 @@ from typing import Any
 
 from wildstream.errors import LabelError
 from wildstream.shards.event_table import parse_seconds, table_header, table_lines
-from wildstream.shards.labels import TimedEvent, read_text
+from wildstream.shards.label_files import read_text
+from wildstream.shards.labels import TimedEvent
 
 EXTENSIONS = ("boris", "csv", "tsv")
 START, STOP, POINT = "START", "STOP", "POINT"

@@ -167,7 +167,7 @@ def add_index_options(parser: argparse.ArgumentParser) -> None:
 def run_index(options: argparse.Namespace) -> int:
     """Index shards that others made, and say what was indexed and what was not."""
     from wildstream.shards.adopt import REPORT_NAME, index_shards
-    from wildstream.shards.labels import read_categories
+    from wildstream.shards.label_files import read_categories
     from wildstream.storage.urls import join, redact
 
     report = index_shards(

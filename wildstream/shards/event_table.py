@@ -10,7 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from wildstream.errors import LabelError
-from wildstream.shards.labels import TimedEvent, read_text
+from wildstream.shards.label_files import read_text
+from wildstream.shards.labels import TimedEvent
 
 EVENT_COLUMNS = ("start", "stop", "class")
 """Columns that a file of events must have; it may have others."""

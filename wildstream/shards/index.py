@@ -25,6 +25,7 @@ from wildstream.facts import FrameTable
 from wildstream.shards.class_map import ClassMap, frames_with_class, map_events, new_categories
 from wildstream.shards.index_file import IndexFile
 from wildstream.shards.index_schema import (
+    ADDED,
     DATASET_NAME,
     EVENT,
     LATE,
@@ -32,8 +33,11 @@ from wildstream.shards.index_schema import (
     ROWS_PER_GROUP,
     SCHEMA,
     SCHEMA_VERSION,
+    UNLABELLED_VERSION,
     WIDE,
     DatasetInfo,
+    has_unlabelled,
+    with_added,
 )
 from wildstream.shards.labels import LabelTrack
 from wildstream.storage import urls
@@ -58,13 +62,12 @@ class Index:
         self.info = info
         self._file = file
         self._rows = rows
-        self._table = table
+        self._table = table = with_added(table)
         self.num_frames: npt.NDArray[np.int64] = table["num_frames"].to_numpy().astype(np.int64)
-        events = table["events"].combine_chunks()
-        self._event_ends = np.cumsum(pc.list_value_length(events).to_numpy(zero_copy_only=False), dtype=np.int64)
-        flat = events.flatten()
-        classes, first, stop = (flat.field(name).to_numpy().astype(np.int32) for name in ("class", "first", "stop"))
+        (classes, first, stop), self._event_ends = _flat(table["events"], "class", "first", "stop")
         self._events = classes, first, stop
+        runs, self._unlabelled_ends = _flat(table["unlabelled"], "first", "stop")
+        self._unlabelled = np.stack(runs, axis=1)
 
     def __len__(self) -> int:
         """Number of videos."""
@@ -90,20 +93,26 @@ class Index:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything that order and labels depend on: keys, bytes, frame counts, events, categories.
+        """Hash of everything that order and labels depend on: keys, bytes, frame counts, labels, categories.
 
-        Not of the lost frames: their windows keep their places in an epoch, and what is lost follows from the bytes.
+        Of unlabelled frames only where there are some: indexes that knew of none keep theirs. Not of the lost frames:
+        their windows keep their places in an epoch, and what is lost follows from the bytes.
         """
         digest = hashlib.sha256(json.dumps([self.keys, self.categories, self._table["sha256"].to_pylist()]).encode())
-        for array in (self.num_frames, self._event_ends, *self._events):
+        unlabelled = (self._unlabelled_ends, self._unlabelled) if len(self._unlabelled) else ()
+        for array in (self.num_frames, self._event_ends, *self._events, *unlabelled):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
 
     def track(self, video: int) -> LabelTrack:
         """The label track of a video, by its number in this index."""
-        events = slice(0 if video == 0 else int(self._event_ends[video - 1]), int(self._event_ends[video]))
+        events, runs = (
+            slice(0 if video == 0 else int(ends[video - 1]), int(ends[video]))
+            for ends in (self._event_ends, self._unlabelled_ends)
+        )
         classes, first, stop = (column[events] for column in self._events)
-        return LabelTrack(int(self.num_frames[video]), len(self.categories), classes, first, stop)
+        num_frames, unlabelled = int(self.num_frames[video]), self._unlabelled[runs]
+        return LabelTrack(num_frames, len(self.categories), classes, first, stop, unlabelled)
 
     def frame_size(self, video: int) -> tuple[int, int]:
         """Height and width in pixels of the upright frames of a video."""
@@ -244,6 +253,15 @@ class Index:
         return Index(self._file, self.info, self._table.take(rows), self._rows[rows])
 
 
+def _flat(column: pa.ChunkedArray, *names: str) -> tuple[list[npt.NDArray[np.int32]], npt.NDArray[np.int64]]:
+    """A column of lists of structs: values of the fields, row by row, and (num_rows,) how many there are up to each."""
+    lists = column.combine_chunks()
+    lengths = pc.fill_null(pc.list_value_length(lists), 0)  # nothing was written where there is nothing to say
+    flat = lists.flatten()
+    values = [flat.field(name).to_numpy().astype(np.int32) for name in names]
+    return values, np.cumsum(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
 def _pairs(values: pa.StructArray, names: tuple[str, str]) -> npt.NDArray[np.int64]:
     """(n, 2) numbers from a column of pairs."""
     return np.stack([values.field(name).to_numpy().astype(np.int64) for name in names], axis=1)
@@ -267,7 +285,13 @@ def open_index(path: str | Path, storage: Storage | None = None) -> Index:
     info = _read_info(folder, storage)
     narrow = [name for name in SCHEMA.names if name not in LATE]
     file = IndexFile(urls.join(folder, info.index), storage)
-    table = file.read(narrow)
+    knows_unlabelled = info.schema_version == UNLABELLED_VERSION
+    table = file.read(narrow, optional=() if knows_unlabelled else ADDED)
+    if has_unlabelled(table) and not knows_unlabelled:
+        raise ShardError(
+            f"{urls.redact(file.location)} has unlabelled frames, which takes schema_version={UNLABELLED_VERSION}, but "
+            f"{DATASET_NAME} has {info.schema_version}; they are of different packings. Pack the videos again."
+        )
     if table.num_rows != info.num_videos:
         raise ShardError(
             f"{urls.redact(file.location)} has {table.num_rows} rows, {DATASET_NAME} says {info.num_videos}; "
@@ -315,9 +339,10 @@ def _read_info(folder: str, storage: Storage) -> DatasetInfo:
         )
     try:
         raw = json.loads(bytes(storage.read(path)))
-        if isinstance(raw, dict) and raw.get("schema_version") != SCHEMA_VERSION:
+        if isinstance(raw, dict) and raw.get("schema_version") not in (SCHEMA_VERSION, UNLABELLED_VERSION):
             raise ShardError(
-                f"{name} has schema_version={raw.get('schema_version')!r}, this program reads {SCHEMA_VERSION}. "
+                f"{name} has schema_version={raw.get('schema_version')!r}, this program reads {SCHEMA_VERSION} and "
+                f"{UNLABELLED_VERSION}. "
                 "Pack the videos again, or take the program that wrote them."
             )
         return DatasetInfo.model_validate(raw)

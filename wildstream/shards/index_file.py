@@ -35,16 +35,21 @@ class IndexFile:
     _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
     _groups: OrderedDict[tuple[int, int], pa.Table] = field(default_factory=OrderedDict, init=False, repr=False)
 
-    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+    def read(self, columns: Sequence[str] | None = None, *, optional: Sequence[str] = ()) -> pa.Table:
         """Columns of all rows; by default all that there are.
+
+        Args:
+            columns: Their names.
+            optional: Those of them that are left out where they are not there.
 
         Raises:
             ShardError: The file is missing or damaged, or has not all of these columns.
         """
         with self._opened() as file:
-            if missing := [name for name in columns or () if name not in file.schema_arrow.names]:
-                raise pa.ArrowKeyError(f"columns that it should have are not there ({', '.join(missing)})")
-            return file.read(columns=None if columns is None else list(columns))
+            missing = [name for name in columns or () if name not in file.schema_arrow.names]
+            if needed := [name for name in missing if name not in optional]:
+                raise pa.ArrowKeyError(f"columns that it should have are not there ({', '.join(needed)})")
+            return file.read(columns=None if columns is None else [name for name in columns if name not in missing])
 
     def read_group(self, group: int, columns: Sequence[str]) -> pa.Table:
         """Columns of one group of rows, those of them that there are; the last groups are kept. Raises as `read`."""

@@ -14,6 +14,8 @@ from wildstream.shards.feature_info import FeatureInfo
 from wildstream.shards.formats import Task
 
 SCHEMA_VERSION = 1
+UNLABELLED_VERSION = 2
+"""The version of a dataset that has unlabelled frames: a program that knew none would take them for negatives."""
 INDEX_NAME = "index.parquet"
 DATASET_NAME = "dataset.json"
 ROWS_PER_GROUP = 64
@@ -41,6 +43,7 @@ SCHEMA = pa.schema(
         ("ctime", pa.float64()),  # of the source file, seconds since 1970
         ("source", pa.string()),  # the source file, relative to the source folder
         ("events", pa.list_(EVENT)),
+        ("unlabelled", pa.list_(RUN)),  # runs of frames of which nobody said anything; not in older indexes: none are
         ("pts", pa.list_(pa.int64())),  # of every frame, in units of the time base
         ("key_frames", pa.list_(pa.int32())),  # frame numbers where decoding may start
         ("lost", pa.list_(RUN)),  # runs of frames that a damaged packet cost; not in indexes of 0.1.0: none are
@@ -56,6 +59,8 @@ PAIRS = {"lost": ("first", "stop"), "marks": ("frame", "byte"), "opening": ("fir
 WIDE = ("pts", "key_frames", "packets", "unreferenced", *PAIRS)
 LATE = (*WIDE, "claimed_frames", "skipped")
 """Columns that opening an index does not read."""
+ADDED = ("unlabelled",)
+"""Columns that opening an index reads, where it has them."""
 
 
 class DatasetInfo(BaseModel):
@@ -64,7 +69,7 @@ class DatasetInfo(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: int = SCHEMA_VERSION
-    """Version of this file and of the index's columns."""
+    """Version of this file and of the index's columns; see `with_version`."""
     categories: list[str]
     """Class names; a class number is a place in this list."""
     task: Task
@@ -87,6 +92,29 @@ class DatasetInfo(BaseModel):
     """How the features were made; None where the shards hold videos."""
     index: str = INDEX_NAME
     """Name of the index's file. In object storage each packing has another: this file decides which one counts."""
+
+
+def with_version(info: DatasetInfo, table: pa.Table) -> DatasetInfo:
+    """What goes beside these rows: the same, of the version that they take.
+
+    Where no frame is unlabelled, older programs may read them too.
+    """
+    version = UNLABELLED_VERSION if has_unlabelled(table) else SCHEMA_VERSION
+    return info.model_copy(update={"schema_version": version})
+
+
+def has_unlabelled(table: pa.Table) -> bool:
+    """Whether rows of an index have unlabelled frames."""
+    return "unlabelled" in table.column_names and len(table["unlabelled"].combine_chunks().flatten()) > 0
+
+
+def with_added(table: pa.Table) -> pa.Table:
+    """Rows with the columns that older indexes lack: in them, nothing is unlabelled."""
+    for name in ADDED:
+        if name not in table.column_names:
+            empty = pa.array([[]] * table.num_rows, SCHEMA.field(name).type)
+            table = table.add_column(min(SCHEMA.get_field_index(name), table.num_columns), SCHEMA.field(name), empty)
+    return table
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:

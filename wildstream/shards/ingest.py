@@ -96,10 +96,10 @@ def ingest(
     if cut is not None:
         metadata["cut"] = cut.as_dict()
     members = {row["extension"]: data, "json": json.dumps(metadata, ensure_ascii=False).encode()}
-    if layout.task == "single_label":
+    if layout.task == "single_label" and not len(track.unlabelled):  # which one number cannot tell
         members["cls"] = str(track.classes[0]).encode()
     else:
-        members["labels.npy"] = _npy(track.rows().view(np.uint8))
+        members["labels.npy"] = _npy(track.array())
     return Sample(members, row | make_columns(facts, track), effect)
 
 
@@ -113,12 +113,12 @@ def _read_video(source: Source) -> tuple[bytes, str]:
 
 
 def make_columns(facts: VideoFacts, track: LabelTrack) -> dict[str, Any]:
-    """The columns of a video that hold lists: its events, and what is known of its frames."""
+    """The columns of a video that hold lists: its events, where it is unlabelled, and what is known of its frames."""
     columns = zip(track.classes.tolist(), track.first.tolist(), track.stop.tolist(), strict=True)
     events = [{"class": label, "first": first, "stop": stop} for label, first, stop in columns]
     wide = {name: getattr(facts, name) for name in ("pts", "key_frames", "packets", "unreferenced")}
     wide |= {name: _pairs(getattr(facts, name), names) for name, names in PAIRS.items()}
-    return {"events": events, **wide}
+    return {"events": events, "unlabelled": _pairs(track.unlabelled, ("first", "stop")), **wide}
 
 
 def _pairs(rows: np.ndarray[Any, Any], names: Sequence[str]) -> list[dict[str, int]]:

@@ -7,6 +7,12 @@ events in seconds) becomes one, and every way out (dense rows, labels of windows
     class 0    . x x x . . . .      event (0, 1, 4)
     class 1    . . x x x x . .      event (1, 2, 6)
 
+A frame without any event is a negative of every class: somebody looked, and nothing happens. That nobody looked is said
+apart, by runs of unlabelled frames, which hold for all classes.
+
+    frame      0 1 2 3 4 5 6 7
+    class 0    . x x ? ? ? . .      event (0, 1, 3), unlabelled (3, 6)
+
 Seconds become frames by the frames' own times (pts), never by a frame rate, which not every video has. A frame is shown
 from its pts until the next frame's; an event covers every frame that is shown during it, were it for an instant.
 
@@ -21,19 +27,17 @@ All of that is done in whole numbers and fractions. As floats, 0.3 / 0.1 is a li
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil, floor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wildstream.errors import FormatError, LabelError
+from wildstream.errors import LabelError
 from wildstream.facts import NO_PTS
 
 if TYPE_CHECKING:
@@ -77,24 +81,55 @@ class LabelTrack:
     """(num_events,) first frame of each event."""
     stop: npt.NDArray[np.int32]
     """(num_events,) last frame of each event + 1."""
+    unlabelled: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 2), np.int32))
+    """(num_runs, 2) runs of frames, first and last + 1, of which nobody said anything, of no class; in order, and apart
+    from each other. No event lies in them."""
 
     def __post_init__(self) -> None:
-        """Refuse events outside the video or the categories (LabelError)."""
+        """Refuse events outside the video or the categories, or in unlabelled frames, and other runs (LabelError)."""
         events = zip(self.classes.tolist(), self.first.tolist(), self.stop.tolist(), strict=True)
         for label, first, stop in events:
             if not 0 <= label < self.num_classes:
                 raise LabelError(f"event of class {label}, but there are {self.num_classes} classes")
             if not 0 <= first < stop <= self.num_frames:
                 raise LabelError(f"event of frames [{first}, {stop}) does not lie within {self.num_frames} frames")
+        if len(self.unlabelled):
+            self._check_unlabelled()
+
+    def _check_unlabelled(self) -> None:
+        """Refuse runs that are none, and events in them (LabelError)."""
+        reached = -1
+        for first, stop in self.unlabelled.tolist():
+            if not 0 <= first < stop <= self.num_frames:
+                raise LabelError(f"unlabelled frames [{first}, {stop}) do not lie within {self.num_frames} frames")
+            if first <= reached:
+                raise LabelError(
+                    f"unlabelled frames [{first}, {stop}) begin where others end, at {reached}, or before; such runs "
+                    "come in order, and those that touch are one"
+                )
+            reached = stop
+        # The first run that ends behind the event's first frame is the only one that it can run into.
+        after = np.searchsorted(self.unlabelled[:, 1], self.first, side="right")
+        begins = np.append(self.unlabelled[:, 0], self.num_frames)[after]
+        if len(wrong := np.flatnonzero(begins < self.stop)):
+            frame = max(int(begins[wrong[0]]), int(self.first[wrong[0]]))
+            raise LabelError(f"frame {frame} is labelled and unlabelled; take one of the two back")
 
     @classmethod
-    def from_rows(cls, rows: npt.NDArray[np.bool_]) -> LabelTrack:
-        """Make a track from (num_frames, num_classes) rows, an event for each run of true rows."""
+    def from_rows(cls, rows: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_] | None = None) -> LabelTrack:
+        """Make a track from rows, an event for each run of true rows.
+
+        Args:
+            rows: (num_frames, num_classes) whether a class happens in a frame.
+            known: (num_frames,) False where nobody said anything; all are known by default.
+
+        Raises:
+            LabelError: A class happens in a frame that is not known.
+        """
         num_frames, num_classes = rows.shape
-        edges = np.diff(rows.T.astype(np.int8), axis=1, prepend=0, append=0)
-        classes, first = np.nonzero(edges == 1)
-        stop = np.nonzero(edges == -1)[1]
-        return cls(num_frames, num_classes, classes.astype(np.int32), first.astype(np.int32), stop.astype(np.int32))
+        classes, first, stop = _runs(rows.T)
+        runs = () if known is None else (np.stack(_runs(~known[np.newaxis])[1:], axis=1),)
+        return cls(num_frames, num_classes, classes, first, stop, *runs)
 
     @classmethod
     def from_class(cls, label: int, *, num_frames: int, num_classes: int) -> LabelTrack:
@@ -155,6 +190,21 @@ class LabelTrack:
             rows[first:stop, label] = True
         return rows
 
+    def known(self) -> npt.NDArray[np.bool_]:
+        """(num_frames,) False where nobody said anything."""
+        known = np.ones(self.num_frames, np.bool_)
+        for first, stop in self.unlabelled.tolist():
+            known[first:stop] = False
+        return known
+
+    def array(self) -> npt.NDArray[np.uint8] | npt.NDArray[np.int8]:
+        """The track as labels.npy holds it: (num_frames, num_classes) uint8 of 0 and 1.
+
+        Where there are unlabelled frames it is int8 and has -1 in all of their columns.
+        """
+        rows = self.rows().view(np.uint8)
+        return np.where(self.known()[:, np.newaxis], rows.view(np.int8), np.int8(-1)) if len(self.unlabelled) else rows
+
 
 def widen_points(
     events: Iterable[TimedEvent], radius: Fraction, *, pts: npt.NDArray[np.int64], time_base: Fraction
@@ -197,93 +247,20 @@ def frame_at(seconds: Fraction, *, pts: Sequence[int] | npt.NDArray[np.int64], t
     return bisect_right(pts, int(pts[0]) + floor(seconds / time_base)) - 1
 
 
-def read_categories(path: Path) -> list[str]:
-    """Read a categories.json: a JSON list of distinct, non-empty names.
-
-    Raises:
-        FormatError: The file is not such a list.
-    """
-    try:
-        names = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FormatError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise FormatError(f'{path} must hold a list of class names such as ["feeding", "chasing"], got {names!r:.80}')
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise FormatError(f"{path} names {', '.join(map(repr, doubled))} more than once; class names must be distinct")
-    return names
-
-
-def read_frame_rows(path: Path, *, num_frames: int, categories: list[str]) -> LabelTrack:
-    """Read headerless, tab-separated rows of 0 and 1: a row per frame, a column per class.
-
-    Raises:
-        LabelError: Another number of rows or columns, or another value; the message has the line.
-    """
-    rows = read_rows(path, categories=categories)
-    if len(rows) != num_frames:
-        raise LabelError(
-            f"{path.name} has {len(rows)} rows, but {num_frames} frames of the video decode; a row per frame is needed"
-        )
-    return LabelTrack.from_rows(rows)
-
-
-def read_rows(path: Path, *, categories: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Read headerless, tab-separated rows of 0 and 1, a column per class: (num_rows, num_classes).
-
-    Raises:
-        LabelError: Another number of columns, or another value; the message has the line.
-    """
-    lines = text_lines(path)
-    width, known = len(categories), f"{len(categories)} categories: {', '.join(categories)}"
-    for number, line in enumerate(lines, start=1):
-        cells = line.split("\t")
-        if len(cells) != width:
-            raise LabelError(f"{path.name}, line {number}: {len(cells)} columns, but there are {known}")
-        for cell in cells:
-            if cell not in ("0", "1"):
-                raise LabelError(f"{path.name}, line {number}: {cell!r:.40} is neither 0 nor 1")
-    flat = np.frombuffer("".join(lines).replace("\t", "").encode("ascii"), np.uint8)
-    rows: npt.NDArray[np.bool_] = flat.reshape(len(lines), width) == ord("1")
-    return rows
-
-
-def read_class_column(path: Path, *, categories: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Read headerless rows of one class number each: (num_rows, num_classes), true in one place of each row.
-
-    Raises:
-        LabelError: A row is not the number of a class; the message has the line.
-    """
-    lines = text_lines(path)
-    for number, line in enumerate(lines, start=1):
-        if not (line.isascii() and line.isdigit() and len(line) < 10 and int(line) < len(categories)):
-            raise LabelError(f"{path.name}, line {number}: {line!r:.40} is no class from 0 to {len(categories) - 1}")
-    numbers = np.array([int(line) for line in lines], np.int64)
-    rows: npt.NDArray[np.bool_] = numbers[:, np.newaxis] == np.arange(len(categories))
-    return rows
-
-
-def has_one_column(path: Path) -> bool:
-    """Whether the first row of a tab-separated file has one cell; LabelError where it cannot be read."""
-    return "\t" not in "".join(text_lines(path)[:1])
-
-
-def read_clip_class(path: Path) -> int:
-    """Read a file that holds one non-negative integer, the class of a whole clip.
-
-    Raises:
-        LabelError: The file holds anything else.
-    """
-    text = "\n".join(text_lines(path)).strip()
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise LabelError(f"{path.name} must hold one class number, got {text!r:.40}")
-    return int(text)
-
-
 def _shown(times: Sequence[int]) -> int:
     """How long the last frame is taken to be shown: the median of the others, 0 where there are none."""
     gaps = sorted(later - earlier for earlier, later in pairwise(times))
     return gaps[len(gaps) // 2] if gaps else 0
+
+
+def _runs(
+    rows: npt.NDArray[np.bool_],
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """The runs of true values in each of (n, length): their rows, first places, and last places + 1, in that order."""
+    edges = np.diff(rows.astype(np.int8), axis=1, prepend=0, append=0)
+    row, first = np.nonzero(edges == 1)
+    stop = np.nonzero(edges == -1)[1]
+    return row.astype(np.int32), first.astype(np.int32), stop.astype(np.int32)
 
 
 def _seconds(time: Fraction) -> str:
@@ -330,18 +307,3 @@ def _united(events: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]
             first, stop = begun, max(stop, reached)
         united.append((label, first, stop))
     return united
-
-
-def text_lines(path: Path) -> list[str]:
-    """The lines of a text file, without line ends and without blank lines at its end."""
-    return read_text(path).rstrip().splitlines()
-
-
-def read_text(path: Path) -> str:
-    """The content of a text file; LabelError where it is none."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LabelError(f"{path.name} is not UTF-8 text (byte {error.start}: {error.reason})") from error
-    except OSError as error:
-        raise LabelError(f"{path.name} cannot be read: {error.strerror}") from error

@@ -61,6 +61,9 @@ class RowLabels:
     """A row for each frame."""
 
     rows: np.ndarray[Any, np.dtype[np.bool_]]
+    """(num_frames, num_classes)."""
+    known: np.ndarray[Any, np.dtype[np.bool_]]
+    """(num_frames,) False where nobody said anything."""
     counts_frames: bool = True
 
     def track(self, *, facts: VideoFacts) -> LabelTrack:
@@ -70,7 +73,7 @@ class RowLabels:
                 f"labels.npy has {len(self.rows)} rows, but {facts.num_frames} frames of the video decode; a row per "
                 "frame is needed"
             )
-        return LabelTrack.from_rows(self.rows)
+        return LabelTrack.from_rows(self.rows, self.known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +305,7 @@ def _flaw_of(name: str) -> str:
 
 
 def read_rows(content: bytes) -> RowLabels:
-    """Rows of 0 and 1 from the bytes of a .npy file."""
+    """Rows of 0 and 1, or of -1 alone, from the bytes of a .npy file."""
     # The reader of .npy alone: np.load would also open archives, and pickles if it were let.
     try:
         array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
@@ -321,10 +324,16 @@ def read_rows(content: bytes) -> RowLabels:
         raise LabelError(
             f"labels.npy has {array.dtype.name} in the shape {array.shape}; frames × classes of 0 and 1 are needed"
         )
-    rows = array == 1
-    if not (rows | (array == 0)).all():
-        raise LabelError(f"labels.npy holds {array[~(rows | (array == 0))][0]}; every value must be 0 or 1")
-    return RowLabels(rows)
+    rows, unlabelled = array == 1, array == -1
+    if not (fits := rows | unlabelled | (array == 0)).all():
+        raise LabelError(f"labels.npy holds {array[~fits][0]}; every value must be 0 or 1, or -1 in a whole row")
+    known = ~unlabelled.all(axis=1)
+    if (mixed := unlabelled.any(axis=1) & known).any():
+        raise LabelError(
+            f"labels.npy, row {int(mixed.argmax())}: -1 beside {array[mixed][0][~unlabelled[mixed][0]][0]}; a frame is "
+            "unlabelled for all classes, -1 in every column, or for none"
+        )
+    return RowLabels(rows, known)
 
 
 def _read_class(content: bytes) -> ClassLabel:

@@ -26,7 +26,17 @@ from wildstream.errors import ConfigError, ShardError, StorageError
 from wildstream.locations import cache_folder
 from wildstream.shards.index import Index, open_index
 from wildstream.shards.index_file import IndexFile
-from wildstream.shards.index_schema import DATASET_NAME, INDEX_NAME, SCHEMA, DatasetInfo, write_info, write_table
+from wildstream.shards.index_schema import (
+    ADDED,
+    DATASET_NAME,
+    INDEX_NAME,
+    SCHEMA,
+    DatasetInfo,
+    with_added,
+    with_version,
+    write_info,
+    write_table,
+)
 from wildstream.shards.staging import link_or_copy, locked, put_in_place, remove_staging, staging_folder
 from wildstream.storage import urls
 from wildstream.storage.access import Storage
@@ -114,7 +124,7 @@ class LocalPlace:
         for path in staging.iterdir():
             if path.name not in {INDEX_NAME, *info.shards}:
                 path.unlink()
-        write_info(staging, info)
+        write_info(staging, with_version(info, table))
         put_in_place(staging, self.folder)
 
 
@@ -149,7 +159,8 @@ class RemotePlace:
         if index is None:
             return {}
         try:
-            table = IndexFile(urls.join(self.url, index.info.index), index.storage).read(SCHEMA.names)
+            file = IndexFile(urls.join(self.url, index.info.index), index.storage)
+            table = with_added(file.read(SCHEMA.names, optional=ADDED))
         except StorageError:
             raise
         except ShardError:  # of an older version, which knew less of the videos
@@ -189,7 +200,7 @@ class RemotePlace:
         before |= {path.name.removesuffix(".parquet") for path in built.parent.glob("*.tar.parquet")}
         write_table(built, table)
         digest = hashlib.sha256(built.read_bytes()).hexdigest()[:12]
-        info = info.model_copy(update={"index": f"index-{digest}.parquet"})
+        info = with_version(info, table).model_copy(update={"index": f"index-{digest}.parquet"})
         self._check_all_there(info, table)
         self.storage.objects.write(urls.join(self.url, info.index), built)
         dataset = (info.model_dump_json(indent=2) + "\n").encode()
@@ -243,7 +254,7 @@ def make_place(out: str | Path, split: str, storage: Storage) -> Place:
 def read_rows(path: Path) -> pa.Table | None:
     """Rows that an earlier call wrote; None where there are none, or they cannot be read."""
     try:
-        table = pq.read_table(path, partitioning=None)
+        table = with_added(pq.read_table(path, partitioning=None))
         return table.cast(SCHEMA.with_metadata(table.schema.metadata))
     except (OSError, ValueError, pa.ArrowException):
         return None

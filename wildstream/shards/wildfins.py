@@ -25,7 +25,7 @@ import numpy as np
 
 from wildstream.errors import ConfigError, FormatError, LabelError
 from wildstream.shards.formats import Task, check_folder, safe_name
-from wildstream.shards.labels import has_one_column, read_class_column, read_rows
+from wildstream.shards.label_files import has_one_column, read_class_column, read_rows
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -229,8 +229,7 @@ def _read_labels(
     for place, path in files.items():
         try:
             is_number = len(categories) > 1 and has_one_column(path)
-            read = read_class_column if is_number else read_rows
-            found[place] = read(path, categories=categories)
+            found[place] = (read_class_column if is_number else _read_known_rows)(path, categories=categories)
         except LabelError as error:
             raise LabelError(
                 f"{error} (in folder {path.parent}). Correct it, or take the categories that it is of"
@@ -250,6 +249,14 @@ def _read_labels(
                 "Take task='multi_label', or correct it"
             )
     return found, task
+
+
+def _read_known_rows(path: Path, *, categories: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """`read_rows` where no row may be unlabelled (LabelError): WildFins has no such rows."""
+    rows, known = read_rows(path, categories=categories)
+    if not known.all():
+        raise LabelError(f"{path.name}, line {int(known.argmin()) + 1}: '-1' is neither 0 nor 1")
+    return rows
 
 
 def load_sample(path: Path) -> npt.NDArray[Any]:

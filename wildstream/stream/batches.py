@@ -56,6 +56,7 @@ class Batches:
         return Batch(
             frames=frames,
             labels=torch.stack([clip.label for clip in clips]),
+            labelled=torch.tensor([clip.labelled for clip in clips], dtype=torch.bool),
             keys=[clip.key for clip in clips],
             starts=torch.tensor([clip.start for clip in clips], dtype=torch.int64),
             mask=torch.tensor([clip.real and clip.problem is None for clip in clips], dtype=torch.bool),

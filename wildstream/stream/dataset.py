@@ -16,7 +16,7 @@ from wildstream.shards.index import Index, open_index
 from wildstream.storage.access import CACHE_BYTES, Storage
 from wildstream.storage.urls import redact
 from wildstream.stream.loader import Loader
-from wildstream.stream.windows import SlidingStyle, get_style
+from wildstream.stream.windows import SlidingStyle, WindowLabels, get_style
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -46,8 +46,11 @@ class WindowDataset:
 
     def labels(self) -> npt.NDArray[np.bool_]:
         """Labels of all windows in order of (key, start): (num_windows, num_classes)."""
-        labels = self.style.labels_of(self.index.track(video) for video in range(len(self.index)))
-        return labels.reshape(-1, len(self.categories))
+        return WindowLabels(index=self.index, style=self.style).labels
+
+    def labelled(self) -> npt.NDArray[np.bool_]:
+        """Which windows are labelled, (num_windows,): of the others, somebody has yet to say what happens in them."""
+        return WindowLabels(index=self.index, style=self.style).labelled
 
     def addresses(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Addresses of all windows in that order: number of the video in the index, and start; both (num_windows,)."""

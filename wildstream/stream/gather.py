@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wildstream.shards.feature_info import FeatureInfo
     from wildstream.shards.index import Index
     from wildstream.stream.plan import Plan, Segment, Share
-    from wildstream.stream.windows import SlidingStyle
+    from wildstream.stream.windows import SlidingStyle, WindowLabels
 
     Ints = npt.NDArray[np.int64]
 
@@ -192,8 +192,8 @@ class GatherFeatures:
 
     source: FeatureSource
     """The features."""
-    labels: npt.NDArray[np.bool_]
-    """(num_windows, K) labels of all windows."""
+    labels: WindowLabels
+    """Of all windows."""
     only_labels: bool = False
     """Whether the features are left where they are."""
 
@@ -210,8 +210,12 @@ class GatherFeatures:
             videos = np.searchsorted(first_window, numbered, side="right") - 1
             broken = bad[numbered] if len(bad) else np.zeros(len(numbered), np.bool_)
             wrong = np.flatnonzero(broken & mask)
-            labels, starts = torch.from_numpy(self.labels[numbered]), style.starts(numbered - first_window[videos])
-            columns = [torch.from_numpy(column) for column in (starts, mask & ~broken, positions[block])]
+            labels, starts = (
+                torch.from_numpy(self.labels.labels[numbered]),
+                style.starts(numbered - first_window[videos]),
+            )
+            parts = (starts, mask & ~broken, positions[block], self.labels.labelled[numbered])
+            columns = [torch.from_numpy(column) for column in parts]
             names = [keys[video] for video in videos.tolist()]
             for first, stop in pairwise(edges):
                 rows = slice(first - edges[0], stop - edges[0])
@@ -224,6 +228,7 @@ class GatherFeatures:
                     starts=columns[0][rows],
                     mask=columns[1][rows],
                     positions=columns[2][rows],
+                    labelled=columns[3][rows],
                     problems={row - rows.start: complaint(names[row]) for row in guilty},
                 )
         next(features, None)  # nothing is left; what reads ahead ends

@@ -37,9 +37,10 @@ from wildstream.stream.plan import (
     make_plan,
     num_batches,
 )
-from wildstream.stream.samplers import Sampler, describe, get_sampler
+from wildstream.stream.samplers import Drawable, Sampler, describe, get_sampler
 from wildstream.stream.temporal import PickFrames, TemporalSampler, get_temporal_sampler
 from wildstream.stream.transforms import ResizeBy, Size
+from wildstream.stream.windows import WindowLabels
 from wildstream.stream.workers import run_processes
 
 if TYPE_CHECKING:
@@ -182,10 +183,8 @@ class Loader:
 
     def plan(self) -> Plan:
         """The order of the current epoch."""
-        drawn = None
-        if isinstance(self.sampler, Sampler):
-            random = np.random.default_rng([self.seed, self.epoch, 1])
-            drawn = self.sampler.draw(self._num_windows, self._labels, random)
+        drawable = self._drawable
+        drawn = None if drawable is None else drawable.draw(np.random.default_rng([self.seed, self.epoch, 1]))
         return make_plan(
             self.index.num_frames,
             self.style,
@@ -197,10 +196,8 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches of a whole epoch: the same number for every rank."""
-        total = self._num_windows
-        if isinstance(self.sampler, Sampler):
-            total = self.sampler.size(total, self._labels)
-        return num_batches(total, self.share())
+        drawable = self._drawable
+        return num_batches(self._num_windows if drawable is None else drawable.size(), self.share())
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of the current epoch; after `load_state_dict`, once, the rest of it."""
@@ -350,14 +347,15 @@ class Loader:
             num_batches=plan.num_batches(share),
         )
 
-    def _labels(self) -> npt.NDArray[np.bool_]:
-        """Labels of all windows, for samplers."""
-        return self._all_labels
+    @property
+    def _drawable(self) -> Drawable | None:
+        """What the sampler draws from; None without one."""
+        return Drawable(self.sampler, self._labels) if isinstance(self.sampler, Sampler) else None
 
     @cached_property
-    def _all_labels(self) -> npt.NDArray[np.bool_]:
-        """Labels of all windows, computed once: length and every epoch's draw ask for them."""
-        return self.style.labels_of(self.index.track(video) for video in range(len(self.index)))
+    def _labels(self) -> WindowLabels:
+        """Labels of all windows, kept: length and every epoch's draw ask for them."""
+        return WindowLabels(index=self.index, style=self.style)
 
     def _frame_bytes(self) -> npt.NDArray[np.int64]:
         """Bytes of one frame of each video as it is kept; of mapped features and of labels alone nothing is."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from wildstream.shards.index import Index
-    from wildstream.stream.windows import SlidingStyle
+    from wildstream.stream.windows import SlidingStyle, WindowLabels
 
 
 def per_frame(style: SlidingStyle, size: Size | None) -> tuple[Callable[[Tensor], Tensor], ...]:
@@ -97,8 +97,8 @@ class Recipe:
     """Applied to the frames of each clip."""
     only_labels: bool
     """Whether nothing is decoded."""
-    labels: Callable[[], npt.NDArray[np.bool_]]
-    """Gives the (num_windows, K) labels of all windows."""
+    labels: WindowLabels
+    """Of all windows."""
     threads: int
     """Segments that are decoded at the same time."""
     device: str
@@ -111,7 +111,8 @@ class Recipe:
     def batches(self, plan: Plan, share: Share) -> Iterator[Batch]:
         """The batches of a share of a plan."""
         if self.features is not None:
-            return GatherFeatures(source=self.features, labels=self.labels(), only_labels=self.only_labels)(plan, share)
+            gather = GatherFeatures(source=self.features, labels=self.labels, only_labels=self.only_labels)
+            return gather(plan, share)
         stages = [
             lambda: plan.segments(share),
             *([LabelPlanned(self.index, self.style)] if self.only_labels else self._decoding()),

@@ -2,6 +2,8 @@
 
 A sampler gives running numbers of windows, in order and possibly repeated; the plan decides in which order they come.
 Only segments that have drawn windows are decoded.
+
+A sampler with `only_labelled` draws among the windows that are labelled; it is told of no others.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +19,8 @@ from wildstream.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from wildstream.stream.windows import WindowLabels
 
     Ints = npt.NDArray[np.int64]
     Labels = Callable[[], npt.NDArray[np.bool_]]
@@ -43,12 +47,14 @@ class Sampler(Protocol):
 class Balanced:
     """As many windows of each class, and as many without any (WildFins' balanced sampling).
 
-    "No label" is a class of its own. From every class that has windows, `per_class` are drawn: without repetition where
-    there are enough, with it otherwise. A window of several classes can be drawn for each of them.
+    "No label" is a class of its own; windows of which nobody said anything are in none. From every class that has
+    windows, `per_class` are drawn: without repetition where there are enough, with it otherwise. A window of several
+    classes can be drawn for each of them.
     """
 
     per_class: int | None = None
     """Windows per class; by default as many as make the epoch about as long as one in which every window comes once."""
+    only_labelled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse an empty draw (ConfigError)."""
@@ -142,6 +148,35 @@ def get_sampler(sampler: Sampler | str | None) -> Sampler | None:
     if sampler not in SAMPLERS:
         raise ConfigError(f"sampler={sampler!r} is not known. Take one of {', '.join(SAMPLERS)}, or None.")
     return SAMPLERS[sampler]()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawable:
+    """The windows that a sampler may draw: all, or those that are labelled, which it then knows by other numbers."""
+
+    sampler: Sampler
+    """Draws them."""
+    windows: WindowLabels
+    """All windows."""
+
+    def size(self) -> int:
+        """How many windows an epoch has."""
+        if (chosen := self._chosen()) is None:
+            return self.sampler.size(self.windows.num_windows, lambda: self.windows.labels)
+        return self.sampler.size(len(chosen), lambda: self.windows.labels[chosen])
+
+    def draw(self, random: np.random.Generator) -> Ints:
+        """Running numbers of the windows of an epoch, not decreasing."""
+        if (chosen := self._chosen()) is None:
+            return self.sampler.draw(self.windows.num_windows, lambda: self.windows.labels, random)
+        drawn: Ints = chosen[self.sampler.draw(len(chosen), lambda: self.windows.labels[chosen], random)]
+        return drawn
+
+    def _chosen(self) -> Ints | None:
+        """Running numbers of the windows that may be drawn, increasing; None: all."""
+        if not getattr(self.sampler, "only_labelled", False) or self.windows.labelled.all():
+            return None
+        return np.flatnonzero(self.windows.labelled)
 
 
 def describe(sampler: object) -> str:

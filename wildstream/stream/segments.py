@@ -166,15 +166,15 @@ class ParseSamples:
         """The label track of one sample."""
         if "labels.npy" in sample:
             try:
-                rows = read_rows(sample["labels.npy"]).rows
+                found = read_rows(sample["labels.npy"])
             except LabelError as error:
                 raise LabelError(f"{key}: {error}") from error
-            if rows.shape != (num_frames, self.num_classes):
+            if found.rows.shape != (num_frames, self.num_classes):
                 raise LabelError(
-                    f"{key}: labels.npy has the shape {rows.shape}, but {num_frames} frames and num_classes="
+                    f"{key}: labels.npy has the shape {found.rows.shape}, but {num_frames} frames and num_classes="
                     f"{self.num_classes} make {(num_frames, self.num_classes)}. Give as many classes as there are."
                 )
-            return LabelTrack.from_rows(rows)
+            return LabelTrack.from_rows(found.rows, found.known)
         if "cls" in sample:
             try:
                 return LabelTrack.from_class(int(sample["cls"]), num_frames=num_frames, num_classes=self.num_classes)
@@ -228,6 +228,7 @@ def _windows(
         starts=style.starts(numbers),
         frames=style.frames(numbers, track.num_frames),
         labels=style.labels(track, numbers),
+        labelled=style.labelled(track, numbers),
         positions=positions,
         real=real,
     )

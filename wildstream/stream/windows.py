@@ -6,7 +6,8 @@
     kept frames      k   k   k   k   k   k        every t-th of the padded video
     window 0         f   -   f   -                W kept frames, of which every W//S-th is used
     window 1                 f   -   f   -        step_size kept frames further; an incomplete window is dropped
-    label frame              ^                    of window 0: mid = (W-1) - W//2, ± tolerance_region kept frames
+    label frame              ^                    of window 0: mid = (W-1) - W//2, ± tolerance_region kept frames; if
+                                                  one of them is unlabelled, so is the window
 
 A window is an address (video, number); its frames, label and start follow from the style and the number of frames. The
 parameters and their meaning are those of WildFins.
@@ -14,8 +15,9 @@ parameters and their meaning are those of WildFins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,6 +29,8 @@ from wildstream.shards.labels import LabelTrack
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from wildstream.shards.index import Index
 
     Ints = npt.NDArray[np.int64]
 
@@ -153,10 +157,26 @@ class SlidingStyle:
         """
         numbers = np.arange(int(self.num_windows(track.num_frames))) if windows is None else windows
         happens = np.zeros((len(numbers), track.num_classes), np.bool_)
-        lowest, highest = self._windows_touched(track)
+        lowest, highest = self._windows_touched(track.first, track.stop, track.num_frames)
         for label, low, high in zip(track.classes, lowest, highest, strict=True):
             happens[(numbers >= low) & (numbers <= high), label] = True
         return happens
+
+    def labelled(self, track: LabelTrack, windows: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.bool_]:
+        """Which windows of one video are labelled, (num_windows,): those of which no label frame is unlabelled.
+
+        Args:
+            track: The video's labels.
+            windows: Numbers of windows; all of the video by default.
+        """
+        numbers = np.arange(int(self.num_windows(track.num_frames))) if windows is None else windows
+        if not len(track.unlabelled):
+            return np.ones(len(numbers), np.bool_)
+        lowest, highest = self._windows_touched(track.unlabelled[:, 0], track.unlabelled[:, 1], track.num_frames)
+        # Runs come in order, and so do the windows that they touch first: of those up to a window, how far does one go?
+        before = np.searchsorted(lowest, numbers, side="right")
+        reach = np.append(np.iinfo(np.int64).min, np.maximum.accumulate(highest))
+        return numbers > reach[before]
 
     def labels_of(self, tracks: Iterable[LabelTrack]) -> npt.NDArray[np.bool_]:
         """Labels of all windows of several videos, one after the other: (num_windows, num_classes)."""
@@ -187,16 +207,18 @@ class SlidingStyle:
         """The parameters by name, as in configs/sliding."""
         return asdict(self)
 
-    def _windows_touched(self, track: LabelTrack) -> tuple[Ints, Ints]:
-        """First and last number of the windows whose label frames meet each event (first > last: none).
+    def _windows_touched(
+        self, first_frame: npt.NDArray[np.int32], stop_frame: npt.NDArray[np.int32], num_frames: int
+    ) -> tuple[Ints, Ints]:
+        """First and last number of the windows whose label frames meet each run of frames (first > last: none).
 
-        Kept frame k shows source frame clip(k * t - pad_front); those that show an event are a run [low, high], open
-        towards the border where the event touches it. Window j looks at [j * step + middle ± tolerance].
+        Kept frame k shows source frame clip(k * t - pad_front); those that show a frame of the run are a run [low,
+        high], open towards the border where the run touches it. Window j looks at [j * step + middle ± tolerance].
         """
         interval, pad = self.temporal_sample_interval, self.pad_front
         far = np.int64(1) << 40
-        low = np.where(track.first <= 0, -far, -(-(track.first.astype(np.int64) + pad) // interval))
-        high = np.where(track.stop >= track.num_frames, far, (track.stop.astype(np.int64) - 1 + pad) // interval)
+        low = np.where(first_frame <= 0, -far, -(-(first_frame.astype(np.int64) + pad) // interval))
+        high = np.where(stop_frame >= num_frames, far, (stop_frame.astype(np.int64) - 1 + pad) // interval)
         first = -(-(low - self.middle - self.tolerance_region) // self.step_size)
         last = (high - self.middle + self.tolerance_region) // self.step_size
         return first, np.where(low <= high, last, first - 1)
@@ -206,6 +228,36 @@ class SlidingStyle:
         start = self.starts(windows)[..., np.newaxis]
         frames: Ints = np.clip(start + offsets * self.temporal_sample_interval, 0, num_frames - 1)
         return frames
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WindowLabels:
+    """The labels of all windows of an index, in order of (key, start); computed when they are first asked for."""
+
+    index: Index
+    """The videos."""
+    style: SlidingStyle
+    """How windows slide over them."""
+
+    @property
+    def num_windows(self) -> int:
+        """Windows that there are."""
+        return int(self.style.num_windows(self.index.num_frames).sum())
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.bool_]:
+        """(num_windows, num_classes); of a window that is not labelled it means nothing."""
+        labels = self.style.labels_of(self._tracks())
+        return labels.reshape(-1, len(self.index.categories))
+
+    @cached_property
+    def labelled(self) -> npt.NDArray[np.bool_]:
+        """(num_windows,) which windows are labelled."""
+        return np.concatenate([np.zeros(0, np.bool_), *map(self.style.labelled, self._tracks())])
+
+    def _tracks(self) -> Iterator[LabelTrack]:
+        """Of one video after the other."""
+        return (self.index.track(video) for video in range(len(self.index)))
 
 
 def get_style(style: str | SlidingStyle) -> SlidingStyle:

@@ -173,6 +173,7 @@ def _join(parts: list[Batch]) -> Batch:
         keys=[keys[place] for place in places.tolist()],
         starts=in_order([part.starts for part in parts]),
         mask=in_order([part.mask for part in parts]),
+        labelled=in_order([part.labelled for part in parts]),
         positions=in_order([part.positions for part in parts]),
         problems={row: why for row, place in enumerate(places.tolist()) if (why := problems[place]) is not None},
     )

@@ -19,6 +19,7 @@ from wildstream.shards.formats.annotated import EventAnnotated, FrameAnnotated, 
 from wildstream.shards.formats.boris import BorisCoded
 from wildstream.shards.formats.class_folders import ClassFolders
 from wildstream.shards.formats.clip_tables import ClipTable
+from wildstream.shards.formats.deepethogram import DeepEthogramLabelled
 from wildstream.shards.formats.elan import ElanAnnotated
 from wildstream.shards.formats.images import FrameFolders, ImageFolders
 from wildstream.shards.formats.scanning import (
@@ -61,6 +62,7 @@ FORMATS: dict[str, type[Format]] = {
         EventAnnotated,
         BorisCoded,
         ElanAnnotated,
+        DeepEthogramLabelled,
         Wlasl,
         ClipTable,
         ClassFolders,

@@ -27,7 +27,8 @@ from wildstream.shards.formats.scanning import (
     labels_beside_videos,
     pair,
 )
-from wildstream.shards.labels import LabelTrack, read_clip_class, read_frame_rows, widen_points
+from wildstream.shards.label_files import read_clip_class, read_frame_rows
+from wildstream.shards.labels import LabelTrack, widen_points
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,8 @@ from wildstream.shards.formats.scanning import (
     find_categories,
     list_videos,
 )
-from wildstream.shards.labels import LabelTrack, text_lines
+from wildstream.shards.label_files import text_lines
+from wildstream.shards.labels import LabelTrack
 
 _UCF = re.compile(r"(train|test)list(\d\d)\.txt")
 _HMDB = re.compile(r"(.+)_test_split(\d)\.txt")

@@ -13,7 +13,7 @@ from wildstream.shards.cut import Cut
 from wildstream.shards.event_table import parse_seconds, table_header, table_lines
 from wildstream.shards.formats.listed import Clip, Finder, split_called, split_named
 from wildstream.shards.formats.scanning import WHOLE, first_lines
-from wildstream.shards.labels import read_text, text_lines
+from wildstream.shards.label_files import read_text, text_lines
 from wildstream.video import VIDEO_EXTENSIONS
 
 TABLES = (".csv", ".tsv")

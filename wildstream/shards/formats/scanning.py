@@ -15,7 +15,8 @@ from typing import ClassVar, Literal, Protocol
 from wildstream.errors import FormatError
 from wildstream.facts import USUAL_FPS, VideoFacts
 from wildstream.shards.cut import Cut
-from wildstream.shards.labels import LabelTrack, read_categories
+from wildstream.shards.label_files import read_categories
+from wildstream.shards.labels import LabelTrack
 from wildstream.video import VIDEO_EXTENSIONS
 
 Task = Literal["multi_label", "single_label"]

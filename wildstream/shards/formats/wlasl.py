@@ -16,7 +16,8 @@ from wildstream.facts import VideoFacts
 from wildstream.shards.cut import Cut
 from wildstream.shards.formats.listed import Clip, ListedSources, split_called
 from wildstream.shards.formats.scanning import LOOKED_AT, Listing, Scan, Source, Task, list_videos
-from wildstream.shards.labels import LabelTrack, read_text
+from wildstream.shards.label_files import read_text
+from wildstream.shards.labels import LabelTrack
 
 Subset = Literal["all", "asl100", "asl300", "asl1000", "asl2000"]
 

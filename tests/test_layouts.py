@@ -572,6 +572,17 @@ def test_copies_are_left_out_and_named(footage, tmp_path):
     assert sorted(root.rglob("*")) == before, "the user's files are not touched"
 
 
+def test_parts_of_one_video_in_two_splits_are_told(footage, tmp_path):
+    root = put(footage, tmp_path / "set", a1="a1.mp4", b1="b1.mp4")
+    parts = [["a1", 0, 0.2, "train"], ["a1", 0.2, 0.4, "val"], ["a1", 0.4, 0.6, "val"], ["b1", 0, 0.2, "val"]]
+    write_table(root / "t.csv", [["path", "start", "stop", "split", "label"], *([*part, "x"] for part in parts)])
+    report, found = packed(root, tmp_path)
+    assert {split: len(videos) for split, videos in found.items()} == {"train": 1, "val": 3}
+    assert [(note.split, note.path, note.reason) for note in report.leaks] == [
+        ("val", "a1.mp4", "has parts in split train too")
+    ]
+
+
 # ---- looking ---------------------------------------------------------------------------------------------------------
 
 

@@ -87,6 +87,7 @@ def run_pack(options: argparse.Namespace) -> int:
     from wildstream.shards.pack import pack
     from wildstream.shards.pack_report import REPORT_NAME
     from wildstream.storage.urls import join, redact
+    from wildstream.tables import table
 
     format = options.format
     if format == AUTO:
@@ -105,18 +106,18 @@ def run_pack(options: argparse.Namespace) -> int:
     )
     for split, count in report.packed.items():
         reused = f" ({report.reused[split]} of them were there)" if report.reused.get(split) else ""
-        print(f"{split}: {count} videos{reused}   {redact(join(options.out, split))}")
+        number = "1 video" if count == 1 else f"{count:,} videos"
+        print(f"{split}: {number}{reused}   {redact(join(options.out, split))}")
         if split in report.transcoded:
             print(f"  re-encoded: {report.transcoded[split]}")
-    for shortened in report.shortened:
-        print(f"shorter  {shortened.path}: {shortened.reason}")
-    for damaged in report.damaged:
-        print(f"damaged  {damaged.path}: {damaged.reason}")
-    for word, refusals in (("leak   ", report.leaks), ("refused", report.refused), ("unused ", report.unused)):
-        for refusal in refusals[:SHOWN]:
-            print(f"{word}  {refusal.path}: {refusal.reason}")
-        if len(refusals) > SHOWN:
-            print(f"{word}  … and {len(refusals) - SHOWN:,} more, see {redact(join(options.out, REPORT_NAME))}")
+    kinds = report.kinds()
+    for word, entries in kinds.items():
+        for entry in entries[:SHOWN]:
+            print(f"{word:7}  {entry.path}: {entry.reason}")
+        if len(entries) > SHOWN:
+            print(f"{word:7}  … and {len(entries) - SHOWN:,} more, see {redact(join(options.out, REPORT_NAME))}")
+    if any(kinds.values()):
+        print(table(report.table()))
     if not any(report.packed.values()):
         print("nothing was packed; is this the layout that --format says?", file=sys.stderr)
         return 1

@@ -1,7 +1,8 @@
 """Copies of one video in a source folder, found by their bytes before anything is packed.
 
 Only files of one size are read. Of copies with the same labels in a split, the first is kept; of such with different
-labels nobody knows which are right, so none is. A copy in another split is kept and named: the splits may be official.
+labels nobody knows which are right, so none is. A copy in another split is kept and named, and so is a video that is cut
+into parts for several splits: the splits may be official.
 """
 
 from __future__ import annotations
@@ -43,8 +44,23 @@ def leave_out_copies(scan: Scan, root: Path, *, workers: int, progress: bool) ->
                 scan.refused.append(_note(source, root, reason))
         first, *others = (same[0] for same in by_split.values())
         leaks += [_note(other, root, f"is in split {first.split} too, as {_told(first, root)}") for other in others]
+    leaks += _shared_videos(scan.sources, root)
     scan.sources = [source for source in scan.sources if (source.split, source.key) not in refused]
     return leaks
+
+
+def _shared_videos(sources: Sequence[Source], root: Path) -> list[Refusal]:
+    """One note for each split that has parts of a video of which others are in an earlier split."""
+    splits: dict[Path, dict[str, Source]] = defaultdict(dict)
+    for source in sources:
+        if source.cut is not None:
+            splits[source.video].setdefault(source.split, source)
+    return [
+        _note(source, root, f"has parts in split {min(found)} too")
+        for found in splits.values()
+        for split, source in sorted(found.items())
+        if split != min(found)
+    ]
 
 
 def _find_copies(sources: Sequence[Source], workers: int, progress: bool) -> list[list[Source]]:

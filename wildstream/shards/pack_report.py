@@ -44,6 +44,28 @@ class PackReport:
     transcoded: dict[str, TranscodeEffect] = field(default_factory=dict)
     """What re-encoding changed, by split, as it was measured when the shards were packed."""
 
+    def kinds(self) -> dict[str, list[Refusal]]:
+        """What is told beside the packed videos, by the word that it is told with."""
+        return {
+            "shorter": self.shortened,
+            "damaged": self.damaged,
+            "leak": self.leaks,
+            "refused": self.refused,
+            "unused": self.unused,
+        }
+
+    def table(self) -> list[tuple[str, ...]]:
+        """How many there are of each kind, by split and in total, with a head."""
+        kinds = self.kinds()
+        splits = sorted({*self.packed, *(entry.split for entries in kinds.values() for entry in entries)})
+        rows = [
+            [self.packed.get(split, 0), *(sum(entry.split == split for entry in entries) for entries in kinds.values())]
+            for split in splits
+        ]
+        totals = [sum(column) for column in zip(*rows, strict=True)]
+        named = [*zip(splits, rows, strict=True), ("all splits", totals)]
+        return [("split", "packed", *kinds), *((name, *(f"{count:,}" for count in row)) for name, row in named)]
+
 
 def refusals_of(table: pa.Table) -> list[Refusal]:
     """The videos that were refused when a shard was packed."""

@@ -42,16 +42,16 @@ def main(videos: int) -> None:
     """Plan once and print windows, seconds, seconds to the first segment of one rank of eight, and peak bytes."""
     frames = np.random.default_rng(0).integers(1000, 20_000, videos)
     key_frames = np.array([(video, at) for video, end in enumerate(frames) for at in range(0, end, GOP)], np.int32)
-    before = _peak_bytes()
+    before = peak_bytes()
     started = time.perf_counter()
     plan = make_plan(frames, STYLE, Order(), key_frames=key_frames)
     planned = time.perf_counter()
     next(plan.segments(Share(batch_size=32, rank=0, world_size=8)))
     first = time.perf_counter()
-    print(len(plan), planned - started, first - planned, _peak_bytes() - before)
+    print(len(plan), planned - started, first - planned, peak_bytes() - before)
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """The most memory that this program had; getrusage would count the one that started it too."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from wildstream.training.checkpoints import current_commit, used_versions
 
-NAMES = ("plan", "shuffle", "windows", "decoding", "features", "training")
+NAMES = ("scan", "plan", "shuffle", "windows", "decoding", "features", "training")
 ON_REQUEST = ("gpu", "storage", "feature_storage")
 """Those that run only where they are named."""
 RESULTS = Path(__file__).parent / "results"

@@ -57,6 +57,7 @@ RIVER = [
     "shards.ingest",
     "shards.staging",
     "shards.places",
+    "shards.assignment",
     "shards.pack_report",
     "shards.pack",
     "shards.tar",

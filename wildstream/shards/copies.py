@@ -1,8 +1,8 @@
 """Copies of one video in a source folder, found by their bytes before anything is packed.
 
-Only files of one size are read. Of copies with the same labels in a split, the first is kept; of such with different
-labels nobody knows which are right, so none is. A copy in another split is kept and named, and so is a video that is cut
-into parts for several splits: the splits may be official.
+Only files of one size are read. Of copies with the same labels in a split, the first is kept; where labels differ,
+nobody knows which are right, so none is. A copy in another split is kept and named, and so is a video that is cut into
+parts for several splits: the splits may be official.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ def _shared_videos(sources: Sequence[Source], root: Path) -> list[Refusal]:
     """One note for each split that has parts of a video of which others are in an earlier split."""
     splits: dict[Path, dict[str, Source]] = defaultdict(dict)
     for source in sources:
-        if source.cut is not None:
-            splits[source.video].setdefault(source.split, source)
+        splits[source.video].setdefault(source.split, source)
     return [
         _note(source, root, f"has parts in split {min(found)} too")
         for found in splits.values()

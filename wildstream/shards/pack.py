@@ -19,7 +19,7 @@ import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -28,12 +28,11 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from wildstream.errors import ConfigError, SampleError, VideoError
-from wildstream.facts import USUAL_FPS
+from wildstream.shards.assignment import assign, choose_timed
 from wildstream.shards.copies import leave_out_copies
 from wildstream.shards.encoders import Transcode
 from wildstream.shards.formats import (
     AUTO,
-    FORMATS,
     Format,
     Refusal,
     Scan,
@@ -42,7 +41,7 @@ from wildstream.shards.formats import (
     recognise_format,
     select_splits,
 )
-from wildstream.shards.index_schema import SCHEMA_VERSION, DatasetInfo, make_table, write_table
+from wildstream.shards.index_schema import DatasetInfo, make_table, write_table
 from wildstream.shards.ingest import Sample, ingest
 from wildstream.shards.pack_report import (
     REPORT_NAME,
@@ -60,8 +59,6 @@ from wildstream.storage import urls
 from wildstream.storage.access import Storage
 
 OnError = Literal["skip", "fail"]
-TIMED_VIDEOS = 8
-"""Videos of a split, at most, whose decoding is timed before and after re-encoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,38 +212,17 @@ class _Packer:
         return self._info(split, merged, shards), merged.replace_schema_metadata(metadata)
 
     def _assign(self, sources: list[Source], place: Place) -> list[_Shard]:
-        """Fill shards in order of key; what is in a shard depends on the sources alone."""
-        groups: list[list[Source]] = []
-        room = 0
-        ordered = sorted(sources, key=lambda entry: entry.key)
-        timed = {entry.key for entry in ordered[:: -(-len(ordered) // TIMED_VIDEOS) or 1]}
-        for source in ordered:
-            size = sum(path.stat().st_size for path in source.files())
-            if not groups or size > room:
-                groups.append([])
-                room = self.shard_bytes
-            groups[-1].append(source)
-            room -= size
-        marks = [self._fingerprint(group) for group in groups]
-        return [_Shard(place.shard_name(n, mark), groups[n], timed, mark) for n, mark in enumerate(marks)]
-
-    def _fingerprint(self, sources: list[Source]) -> str:
-        """Hash of all that a shard's content depends on: the sources as the file system knows them, and the layout."""
-        facts: list[object] = [SCHEMA_VERSION, self.layout.name, self.categories]
-        if options := _changed_options(self.layout):
-            facts.append(options)
-        if self.transcode is not None:
-            facts.append(self.transcode.options())
-        for source in sources:
-            files = [*source.files(), *([source.labels] if source.labels else [])]
-            stats = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-            parts: list[object] = [source.part] if source.part else []
-            if source.cut is not None:
-                parts.append(source.cut.as_dict())
-            if source.fps != USUAL_FPS:
-                parts.append(str(source.fps))
-            facts.append([source.key, str(source.video.relative_to(self.root)), stats, *parts])
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        """The shards of a split, by the names that they have in its place."""
+        groups = assign(
+            sources,
+            root=self.root,
+            layout=self.layout,
+            categories=self.categories,
+            shard_bytes=self.shard_bytes,
+            transcode=self.transcode,
+        )
+        timed = choose_timed([source.key for group, _ in groups for source in group])
+        return [_Shard(place.shard_name(n, mark), group, timed, mark) for n, (group, mark) in enumerate(groups)]
 
     def _pack_shard(self, folder: Path, shard: _Shard, bar: tqdm[Any]) -> pa.Table:
         """Write one shard, complete or not at all; the rows that describe it."""
@@ -321,13 +297,6 @@ class _Packer:
             packed_by=f"wildstream {version('wildstream')}",
             transcode=None if self.transcode is None else self.transcode.options(),
         )
-
-
-def _changed_options(layout: Format) -> dict[str, str]:
-    """The options of a layout that have other values than usual."""
-    usual = get_format(layout.name) if layout.name in FORMATS else layout
-    names: list[str] = [option.name for option in fields(layout)] if is_dataclass(layout) else []
-    return {name: str(getattr(layout, name)) for name in names if getattr(layout, name) != getattr(usual, name)}
 
 
 def _size(path: Path) -> str:

@@ -34,6 +34,7 @@ from wildstream.shards.index_schema import (
     SCHEMA_VERSION,
     WIDE,
     DatasetInfo,
+    complete,
 )
 from wildstream.shards.labels import LabelTrack
 from wildstream.storage import urls
@@ -41,6 +42,8 @@ from wildstream.storage.access import Storage
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from wildstream.shards.class_map import Events
 
 KEY_FRAME_EVERY = 32
 """Frames of which `Index.key_frames` names one at most."""
@@ -98,6 +101,32 @@ class Index:
         for array in (self.num_frames, self._event_ends, *self._events):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
+
+    @cached_property
+    def origins(self) -> list[str]:
+        """(num_videos,) name of the source that a merged index has each video from; empty where it was not merged.
+
+        Raises:
+            ShardError: The index file is gone or damaged.
+        """
+        table = self._file.read(["origin"])
+        if "origin" not in table.column_names:
+            return [""] * len(self)
+        return [name or "" for name in table["origin"].take(self._rows).to_pylist()]
+
+    def column(self, name: str) -> list[Any]:
+        """(num_videos,) a column of the index that is not one of `index_schema.LATE`, such as "sha256"."""
+        values: list[Any] = self._table[name].to_pylist()
+        return values
+
+    @property
+    def events(self) -> tuple[Events, npt.NDArray[np.int64]]:
+        """The events of all videos, as `class_map.map_events` takes them.
+
+        Classes, first frames, and last frames + 1, (num_events,) int32 each, video by video; and the number of events
+        up to the end of each video, (num_videos,).
+        """
+        return self._events, self._event_ends
 
     def track(self, video: int) -> LabelTrack:
         """The label track of a video, by its number in this index."""
@@ -178,6 +207,10 @@ class Index:
         """All that the index holds of each video, as `make_table` takes it."""
         rows: list[dict[str, Any]] = self._file.read().take(self._rows).to_pylist()
         return rows
+
+    def table(self) -> pa.Table:
+        """The same as a table with all columns of the schema; what an older index did not know is null."""
+        return complete(self._file.read(), SCHEMA.names).take(self._rows).cast(SCHEMA)
 
     def skipped(self) -> dict[int, npt.NDArray[np.int64]]:
         """Windows of feature shards that have no features, by number of the video; those that have them all are out."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wildstream.errors import ShardError, StorageError
+from wildstream.shards.index_schema import OPTIONAL
 from wildstream.storage import urls
 from wildstream.storage.access import Storage
 
@@ -39,12 +40,13 @@ class IndexFile:
         """Columns of all rows; by default all that there are.
 
         Raises:
-            ShardError: The file is missing or damaged, or has not all of these columns.
+            ShardError: The file is missing or damaged, or has not all of these columns; optional ones are left out.
         """
         with self._opened() as file:
-            if missing := [name for name in columns or () if name not in file.schema_arrow.names]:
+            lacking = [name for name in columns or () if name not in file.schema_arrow.names]
+            if missing := [name for name in lacking if name not in OPTIONAL]:
                 raise pa.ArrowKeyError(f"columns that it should have are not there ({', '.join(missing)})")
-            return file.read(columns=None if columns is None else list(columns))
+            return file.read(columns=None if columns is None else [name for name in columns if name not in lacking])
 
     def read_group(self, group: int, columns: Sequence[str]) -> pa.Table:
         """Columns of one group of rows, those of them that there are; the last groups are kept. Raises as `read`."""

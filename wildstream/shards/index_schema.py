@@ -49,12 +49,15 @@ SCHEMA = pa.schema(
         ("marks", pa.list_(MARK)),  # all frames below `frame` lie before `byte` of the file; empty: read all of it
         ("opening", pa.list_(BYTES)),  # runs of bytes that opening the file reads; nor are these two in 0.1.0
         ("skipped", pa.list_(pa.int32())),  # windows that have no features; empty for videos, not in 0.1.0
+        ("origin", pa.string()),  # name of the source that a merged index has the video from; else empty
     ]
 )
+OPTIONAL = ("origin",)
+"""Columns that an index may lack without being of an older packing: what they say is then empty."""
 PAIRS = {"lost": ("first", "stop"), "marks": ("frame", "byte"), "opening": ("first", "stop")}
 """Columns that hold pairs of numbers, and what these are called."""
 WIDE = ("pts", "key_frames", "packets", "unreferenced", *PAIRS)
-LATE = (*WIDE, "claimed_frames", "skipped")
+LATE = (*WIDE, "claimed_frames", "skipped", *OPTIONAL)
 """Columns that opening an index does not read."""
 
 
@@ -105,6 +108,14 @@ def make_table(rows: Sequence[dict[str, Any]], metadata: dict[str, str] | None =
     """Rows as a table with the index's columns, in order of their keys."""
     ordered = sorted(rows, key=lambda row: str(row["key"]))
     return pa.Table.from_pylist(ordered, schema=SCHEMA).replace_schema_metadata(metadata)
+
+
+def complete(table: pa.Table, missing: Sequence[str] = OPTIONAL) -> pa.Table:
+    """Rows with all columns in the schema's order: those of `missing` that are not there are empty."""
+    for name in missing:
+        if name not in table.column_names:
+            table = table.append_column(SCHEMA.field(name), pa.nulls(table.num_rows, SCHEMA.field(name).type))
+    return table.select([name for name in SCHEMA.names if name in table.column_names])
 
 
 def write_text(path: Path, text: str) -> None:

@@ -26,7 +26,15 @@ from wildstream.errors import ConfigError, ShardError, StorageError
 from wildstream.locations import cache_folder
 from wildstream.shards.index import Index, open_index
 from wildstream.shards.index_file import IndexFile
-from wildstream.shards.index_schema import DATASET_NAME, INDEX_NAME, SCHEMA, DatasetInfo, write_info, write_table
+from wildstream.shards.index_schema import (
+    DATASET_NAME,
+    INDEX_NAME,
+    SCHEMA,
+    DatasetInfo,
+    complete,
+    write_info,
+    write_table,
+)
 from wildstream.shards.staging import link_or_copy, locked, put_in_place, remove_staging, staging_folder
 from wildstream.storage import urls
 from wildstream.storage.access import Storage
@@ -149,7 +157,7 @@ class RemotePlace:
         if index is None:
             return {}
         try:
-            table = IndexFile(urls.join(self.url, index.info.index), index.storage).read(SCHEMA.names)
+            table = complete(IndexFile(urls.join(self.url, index.info.index), index.storage).read(SCHEMA.names))
         except StorageError:
             raise
         except ShardError:  # of an older version, which knew less of the videos
@@ -243,7 +251,7 @@ def make_place(out: str | Path, split: str, storage: Storage) -> Place:
 def read_rows(path: Path) -> pa.Table | None:
     """Rows that an earlier call wrote; None where there are none, or they cannot be read."""
     try:
-        table = pq.read_table(path, partitioning=None)
+        table = complete(pq.read_table(path, partitioning=None))
         return table.cast(SCHEMA.with_metadata(table.schema.metadata))
     except (OSError, ValueError, pa.ArrowException):
         return None

@@ -2,6 +2,8 @@
 
     pack(source, out, format="frames")          videos and labels → WebDataset tar shards and their index
     index_shards("s3://bucket/train")           the index of tar shards that others made, where they lie
+    split("shards/all", "splits")               train, val and test of the same shards, without leaks
+    merge("both", {"lab": ..., "zoo": ...})     several sources as one, where they lie
     import_features(root, out, style=...)       features that WildFins saved → feature shards
     open_index("shards/train")                  labels, lengths, counts; no video is opened
     DatasetBuilder(path=..., style=...).build() all windows of a split; `.loader(...)` gives batches
@@ -48,7 +50,10 @@ if TYPE_CHECKING:
     from wildstream.samples import Batch, Clip
     from wildstream.shards.adopt import IndexReport, index_shards
     from wildstream.shards.index import Index, open_index
+    from wildstream.shards.leaks import Leak, LeakReport, find_leaks
+    from wildstream.shards.merge import MergeReport, merge
     from wildstream.shards.pack import PackReport, pack
+    from wildstream.shards.splits import SplitReport, split
     from wildstream.shards.transcode import Transcode
     from wildstream.shards.verify import Fault, verify
     from wildstream.storage.access import Storage
@@ -92,7 +97,10 @@ _PLACES = {
     "wildstream.samples": ("Batch", "Clip"),
     "wildstream.shards.adopt": ("IndexReport", "index_shards"),
     "wildstream.shards.index": ("Index", "open_index"),
+    "wildstream.shards.leaks": ("Leak", "LeakReport", "find_leaks"),
+    "wildstream.shards.merge": ("MergeReport", "merge"),
     "wildstream.shards.pack": ("PackReport", "pack"),
+    "wildstream.shards.splits": ("SplitReport", "split"),
     "wildstream.shards.transcode": ("Transcode",),
     "wildstream.shards.verify": ("Fault", "verify"),
     "wildstream.storage.access": ("Storage",),
@@ -131,7 +139,10 @@ __all__ = [
     "Index",
     "IndexReport",
     "LabelError",
+    "Leak",
+    "LeakReport",
     "Loader",
+    "MergeReport",
     "ModelBuilder",
     "PackReport",
     "ParseSamples",
@@ -140,6 +151,7 @@ __all__ = [
     "SampleError",
     "ShardError",
     "SlidingStyle",
+    "SplitReport",
     "Storage",
     "StorageError",
     "TemporalSampler",
@@ -155,15 +167,18 @@ __all__ = [
     "compose_config",
     "evaluate",
     "export_model",
+    "find_leaks",
     "get_style",
     "import_features",
     "index_shards",
     "load_exported",
+    "merge",
     "open_index",
     "open_shards",
     "pack",
     "predict_videos",
     "read_predictions",
+    "split",
     "style_names",
     "train",
     "verify",

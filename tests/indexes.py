@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from wildstream.shards.index import Index, open_index
-from wildstream.shards.index_schema import DatasetInfo, make_table, write_info, write_table
+from wildstream.shards.index_schema import SCHEMA, DatasetInfo, write_info, write_table
 from wildstream.shards.labels import LabelTrack
 
 
@@ -40,9 +41,9 @@ def make_video(key: str, labels: np.ndarray, *, source: str = "", sha256: str = 
 def write_index(
     folder: Path, videos: Sequence[dict], *, categories: Sequence[str], task: str = "multi_label", **info
 ) -> Index:
-    """The folder of a packed split without its shards."""
+    """The folder of a packed split without its shards; rows in the order that is given."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_table(folder / "index.parquet", make_table(videos))
+    write_table(folder / "index.parquet", pa.Table.from_pylist(list(videos), schema=SCHEMA))
     details = {
         "split": folder.name,
         "format": "frames",

@@ -73,9 +73,9 @@ def test_class_frames_are_those_of_the_rows(tmp_path):
 def test_the_order_of_rows_changes_nothing_and_the_seed_does(tmp_path):
     for order in range(3):
         make_set(tmp_path / f"all{order}", order=order)
-        quietly(tmp_path / f"all{order}", tmp_path / f"out{order}", seed=5)
+        quietly(tmp_path / f"all{order}", tmp_path / f"out{order}", seed=5, group_by=r"regex:([02468]?.)$")
         assert keys_of(tmp_path / f"out{order}") == keys_of(tmp_path / "out0")
-    quietly(tmp_path / "all0", tmp_path / "other", seed=6)
+    quietly(tmp_path / "all0", tmp_path / "other", seed=6, group_by=r"regex:([02468]?.)$")
     assert keys_of(tmp_path / "other") != keys_of(tmp_path / "out0")
 
 
@@ -343,7 +343,15 @@ def test_killed_at_every_step(tmp_path, first):
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
-def test_two_at_once(tmp_path, monkeypatch):
+def test_what_a_killed_call_left_is_not_taken_along(tmp_path):
+    make_set(tmp_path / "all", 6)
+    make_set(tmp_path / ".out.packing" / "other")
+    quietly(tmp_path / "all", tmp_path / "out", ratio={"train": 1})
+    assert list(keys_of(tmp_path / "out")) == ["train"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "out"]
+
+
+def test_two_at_once(tmp_path):
     from wildstream.shards.staging import locked
 
     make_set(tmp_path / "all", 6)

@@ -50,6 +50,24 @@ def test_every_split_has_its_share_but_for_one_group(case):
         assert (np.bincount(split)[surplus > 1e-6] == 1).all()
 
 
+@given(groups(), st.booleans())
+def test_shares_are_evened_out_whoever_was_chosen(case, last):
+    """Of those that have room the first, or the last: what comes then makes up for it."""
+    amounts, sizes, shares, seed = case
+
+    def choose(self, group):
+        empty = self.count == 0
+        able = empty if (self.split < 0).sum() == empty.sum() else self.wanted[:, -1] > 1e-9
+        return int(np.flatnonzero(able)[-1 if last else 0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Dealing, "_nearest", choose)
+        split = deal(amounts, sizes, shares, seed)
+    surplus = np.bincount(split, sizes, len(shares)) - shares * sizes.sum()
+    assert surplus.max() <= sizes.max() + 1e-6
+    assert surplus.min() >= -sizes.max() - 1e-6 or (np.bincount(split)[surplus > 1e-6] == 1).all()
+
+
 @given(groups())
 def test_the_same_groups_are_dealt_alike(case):
     amounts, sizes, shares, seed = case

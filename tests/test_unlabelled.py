@@ -19,6 +19,7 @@ from tiny import (
     UNLABELLED,
     frames_shards,
     frames_source,
+    make_frames_source,
     partly_labelled_shards,
     partly_labelled_source,
 )
@@ -521,3 +522,25 @@ def test_other_samplers_are_told_of_all_windows(shards):
     dataset = ws.DatasetBuilder(path=shards / "train", style=STYLE).build()
     order = dataset.loader(batch_size=2, sampler=Last()).plan().order
     assert sorted(order.tolist()) == list(range(len(dataset) - 4, len(dataset)))
+
+
+def test_splits_and_merged_sources_keep_what_is_unlabelled(tmp_path):
+    root = make_frames_source(tmp_path / "source", {"all": 4})
+    for path in sorted((root / "all").rglob("*.tsv"))[:2]:
+        rows = path.read_text().splitlines()
+        path.write_text("\n".join(["\t".join(["-1"] * 3)] * 5 + rows[5:]) + "\n")
+    ws.pack(root, tmp_path / "shards", format="frames", progress=False)
+    before = ws.open_index(tmp_path / "shards" / "all")
+    known = {key: before.track(video).known().tolist() for video, key in enumerate(before.keys)}
+    assert sum(not all(frames) for frames in known.values()) == 2
+    ws.split(tmp_path / "shards" / "all", tmp_path / "split", ratio={"train": 0.5, "val": 0.5}, frames=False)
+    found = {}
+    for name in ("train", "val"):
+        index = ws.open_index(tmp_path / "split" / name)
+        found |= {key: index.track(video).known().tolist() for video, key in enumerate(index.keys)}
+    assert found == known
+    parts = {name: tmp_path / "split" / name for name in ("train", "val")}
+    ws.merge(tmp_path / "merged", parts)
+    index = ws.open_index(tmp_path / "merged")
+    merged = {key.partition("/")[2]: index.track(video).known().tolist() for video, key in enumerate(index.keys)}
+    assert merged == known

@@ -2,6 +2,8 @@
 
     pack(source, out, format="frames")          videos and labels → WebDataset tar shards and their index
     index_shards("s3://bucket/train")           the index of tar shards that others made, where they lie
+    split("shards/all", "splits")               train, val and test of the same shards, without leaks
+    merge("both", {"lab": ..., "zoo": ...})     several sources as one, where they lie
     import_features(root, out, style=...)       features that WildFins saved → feature shards
     open_index("shards/train")                  labels, lengths, counts; no video is opened
     DatasetBuilder(path=..., style=...).build() all windows of a split; `.loader(...)` gives batches
@@ -49,8 +51,11 @@ if TYPE_CHECKING:
     from wildstream.shards.adopt import IndexReport, index_shards
     from wildstream.shards.encoders import Transcode
     from wildstream.shards.index import Index, open_index
+    from wildstream.shards.leaks import Leak, LeakReport, find_leaks
+    from wildstream.shards.merge import MergeReport, merge
     from wildstream.shards.pack import pack
     from wildstream.shards.pack_report import PackReport
+    from wildstream.shards.splits import SplitReport, split
     from wildstream.shards.verify import Fault, verify
     from wildstream.storage.access import Storage
     from wildstream.stream.batches import Batches
@@ -96,6 +101,9 @@ _PLACES = {
     "wildstream.shards.pack": ("pack",),
     "wildstream.shards.pack_report": ("PackReport",),
     "wildstream.shards.encoders": ("Transcode",),
+    "wildstream.shards.leaks": ("Leak", "LeakReport", "find_leaks"),
+    "wildstream.shards.merge": ("MergeReport", "merge"),
+    "wildstream.shards.splits": ("SplitReport", "split"),
     "wildstream.shards.verify": ("Fault", "verify"),
     "wildstream.storage.access": ("Storage",),
     "wildstream.stream.batches": ("Batches",),
@@ -133,7 +141,10 @@ __all__ = [
     "Index",
     "IndexReport",
     "LabelError",
+    "Leak",
+    "LeakReport",
     "Loader",
+    "MergeReport",
     "ModelBuilder",
     "PackReport",
     "ParseSamples",
@@ -142,6 +153,7 @@ __all__ = [
     "SampleError",
     "ShardError",
     "SlidingStyle",
+    "SplitReport",
     "Storage",
     "StorageError",
     "TemporalSampler",
@@ -157,15 +169,18 @@ __all__ = [
     "compose_config",
     "evaluate",
     "export_model",
+    "find_leaks",
     "get_style",
     "import_features",
     "index_shards",
     "load_exported",
+    "merge",
     "open_index",
     "open_shards",
     "pack",
     "predict_videos",
     "read_predictions",
+    "split",
     "style_names",
     "train",
     "verify",

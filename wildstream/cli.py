@@ -16,6 +16,7 @@ from wildstream.evaluation.command import add_evaluate_options
 from wildstream.features.command import add_extract_options, add_import_options
 from wildstream.prediction.command import add_predict_options
 from wildstream.shards.command import add_index_options, add_pack_options
+from wildstream.shards.split_command import add_leaks_options, add_merge_options, add_split_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,6 +70,26 @@ def _parser() -> argparse.ArgumentParser:
             "tar shards that others made → their index, where they lie",
             "Index WebDataset shards that others made, local or remote, without copying them.",
             add_index_options,
+        ),
+        (
+            "split",
+            "packed videos → train, val and test, without copying them",
+            "Split packed videos anew: by shares of videos and of each class, never dividing what belongs together, or "
+            "by a table. Writes OUT/train, OUT/val, … as indexes of the same shards, and OUT/split-report.json.",
+            add_split_options,
+        ),
+        (
+            "leaks",
+            "what packed splits know of each other: same files, same bytes, alike pictures",
+            "Name the videos of a split that are of the same source file, or have the same bytes, as one of another "
+            "split, or begin with nearly the same picture.",
+            add_leaks_options,
+        ),
+        (
+            "merge",
+            "several packed sources → one index of them all, without copying them",
+            "Join packed sources in one index that names their shards where they lie. Classes are united by name.",
+            add_merge_options,
         ),
         (
             "extract",

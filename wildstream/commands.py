@@ -17,7 +17,8 @@ EXIT_CODES = """exit status:
   0  all is well
   1  failed; a message says why
   2  unknown or malformed options
-  3  some videos were refused, the rest is done; pack-report.json, index-report.json or events.json says why"""
+  3  some videos were refused, the rest is done; pack-report.json, index-report.json or events.json says why.
+     Of split, which is done, and leaks: splits share videos, as printed; split-report.json has all of them"""
 
 REFUSED = 3
 INTERRUPTED = 75

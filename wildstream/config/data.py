@@ -13,6 +13,7 @@ from wildstream.errors import ConfigError
 from wildstream.sizes import parse_bytes
 from wildstream.storage import urls
 from wildstream.storage.access import CACHE_BYTES, Storage
+from wildstream.stream.dataset import WindowDataset
 from wildstream.stream.plan import LANES, POOL_SEGMENTS, SEGMENT_FRAMES
 from wildstream.stream.samplers import Balanced, Random, Sampler
 from wildstream.stream.transforms import ResizeBy, parse_size
@@ -113,14 +114,18 @@ class DataConfig(Strict):
     """Split to validate on after each epoch."""
     num_workers: Positive | None = None
     """Threads per process that decode; null: one per core."""
-    sampler: Literal["shuffle", "balanced", "random"] = "shuffle"
-    """Which windows a training epoch has: shuffle: each once; balanced: as many of every class and of none; random."""
+    sampler: Literal["shuffle", "balanced", "random", "mixed"] = "shuffle"
+    """Which windows a training epoch has: shuffle: each once; balanced: as many of every class and of none; random;
+    mixed: those of the sources of a merged index, in shares."""
     per_class: Positive | None = None
     """Windows of each class, for sampler=balanced; null: as many as make the epoch as long as with shuffle."""
     num_windows: Positive | None = None
-    """Windows of an epoch, for sampler=random; null: as many as there are."""
+    """Windows of an epoch, for sampler=random or mixed; null: as many as there are."""
     replacement: bool = False
     """Whether a window can come twice in an epoch, for sampler=random."""
+    mix: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
+    """Weight of each source by its name, for sampler=mixed, such as {lab: 3, zoo: 1}; null: in proportion to its
+    windows."""
     max_skipped: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Share of an epoch's windows that may fail to decode; they are masked, counted and named."""
     lanes: Positive = LANES
@@ -132,11 +137,16 @@ class DataConfig(Strict):
 
     @model_validator(mode="after")
     def _check_sampler(self) -> DataConfig:
-        for option, sampler in (("per_class", "balanced"), ("num_windows", "random"), ("replacement", "random")):
-            if getattr(self, option) and self.sampler != sampler:
+        for option, *samplers in (
+            ("per_class", "balanced"),
+            ("num_windows", "random", "mixed"),
+            ("replacement", "random"),
+            ("mix", "mixed"),
+        ):
+            if getattr(self, option) and self.sampler not in samplers:
                 raise ValueError(
-                    f"data.{option}={getattr(self, option)} goes with data.sampler={sampler}, not {self.sampler}. "
-                    "Leave one of them out."
+                    f"data.{option}={getattr(self, option)} goes with data.sampler={' or '.join(samplers)}, not "
+                    f"{self.sampler}. Leave one of them out."
                 )
         return self
 
@@ -144,8 +154,14 @@ class DataConfig(Strict):
         """What reads the shards."""
         return Storage(options=self.storage_options, cache_dir=self.cache_dir, cache_bytes=self.cache_bytes)
 
-    def make_sampler(self) -> Sampler | None:
-        """The sampler of training epochs; None where each window comes once."""
+    def make_sampler(self, dataset: WindowDataset) -> Sampler | None:
+        """The sampler of training epochs of a dataset; None where each window comes once.
+
+        Raises:
+            ConfigError: `mix` does not go with the sources of the dataset.
+        """
+        if self.sampler == "mixed":
+            return dataset.mixed(self.mix, num_windows=self.num_windows)
         if self.sampler == "balanced":
             return Balanced(per_class=self.per_class)
         if self.sampler == "random":

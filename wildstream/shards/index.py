@@ -25,10 +25,10 @@ from wildstream.facts import FrameTable
 from wildstream.shards.class_map import ClassMap, frames_with_class, map_events, new_categories
 from wildstream.shards.index_file import IndexFile
 from wildstream.shards.index_schema import (
-    ADDED,
     DATASET_NAME,
     EVENT,
     LATE,
+    OPTIONAL,
     PAIRS,
     ROWS_PER_GROUP,
     SCHEMA,
@@ -36,8 +36,8 @@ from wildstream.shards.index_schema import (
     UNLABELLED_VERSION,
     WIDE,
     DatasetInfo,
+    complete,
     has_unlabelled,
-    with_added,
 )
 from wildstream.shards.labels import LabelTrack
 from wildstream.storage import urls
@@ -45,6 +45,8 @@ from wildstream.storage.access import Storage
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from wildstream.shards.class_map import Events
 
 KEY_FRAME_EVERY = 32
 """Frames of which `Index.key_frames` names one at most."""
@@ -62,7 +64,7 @@ class Index:
         self.info = info
         self._file = file
         self._rows = rows
-        self._table = table = with_added(table)
+        self._table = table = complete(table, ["unlabelled"])
         self.num_frames: npt.NDArray[np.int64] = table["num_frames"].to_numpy().astype(np.int64)
         (classes, first, stop), self._event_ends = _flat(table["events"], "class", "first", "stop")
         self._events = classes, first, stop
@@ -103,6 +105,32 @@ class Index:
         for array in (self.num_frames, self._event_ends, *self._events, *unlabelled):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
+
+    @cached_property
+    def origins(self) -> list[str]:
+        """(num_videos,) name of the source that a merged index has each video from; empty where it was not merged.
+
+        Raises:
+            ShardError: The index file is gone or damaged.
+        """
+        table = self._file.read(["origin"])
+        if "origin" not in table.column_names:
+            return [""] * len(self)
+        return [name or "" for name in table["origin"].take(self._rows).to_pylist()]
+
+    def column(self, name: str) -> list[Any]:
+        """(num_videos,) a column of the index that is not one of `index_schema.LATE`, such as "sha256"."""
+        values: list[Any] = self._table[name].to_pylist()
+        return values
+
+    @property
+    def events(self) -> tuple[Events, npt.NDArray[np.int64]]:
+        """The events of all videos, as `class_map.map_events` takes them.
+
+        Classes, first frames, and last frames + 1, (num_events,) int32 each, video by video; and the number of events
+        up to the end of each video, (num_videos,).
+        """
+        return self._events, self._event_ends
 
     def track(self, video: int) -> LabelTrack:
         """The label track of a video, by its number in this index."""
@@ -187,6 +215,10 @@ class Index:
         """All that the index holds of each video, as `make_table` takes it."""
         rows: list[dict[str, Any]] = self._file.read().take(self._rows).to_pylist()
         return rows
+
+    def table(self) -> pa.Table:
+        """The same as a table with all columns of the schema; what an older index did not know is null."""
+        return complete(self._file.read(), SCHEMA.names).take(self._rows).cast(SCHEMA)
 
     def skipped(self) -> dict[int, npt.NDArray[np.int64]]:
         """Windows of feature shards that have no features, by number of the video; those that have them all are out."""
@@ -286,7 +318,7 @@ def open_index(path: str | Path, storage: Storage | None = None) -> Index:
     narrow = [name for name in SCHEMA.names if name not in LATE]
     file = IndexFile(urls.join(folder, info.index), storage)
     knows_unlabelled = info.schema_version == UNLABELLED_VERSION
-    table = file.read(narrow, optional=() if knows_unlabelled else ADDED)
+    table = file.read(narrow, optional=() if knows_unlabelled else OPTIONAL)
     if has_unlabelled(table) and not knows_unlabelled:
         raise ShardError(
             f"{urls.redact(file.location)} has unlabelled frames, which takes schema_version={UNLABELLED_VERSION}, but "

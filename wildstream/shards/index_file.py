@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wildstream.errors import ShardError, StorageError
+from wildstream.shards.index_schema import OPTIONAL
 from wildstream.storage import urls
 from wildstream.storage.access import Storage
 
@@ -35,7 +36,7 @@ class IndexFile:
     _lock: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
     _groups: OrderedDict[tuple[int, int], pa.Table] = field(default_factory=OrderedDict, init=False, repr=False)
 
-    def read(self, columns: Sequence[str] | None = None, *, optional: Sequence[str] = ()) -> pa.Table:
+    def read(self, columns: Sequence[str] | None = None, *, optional: Sequence[str] = OPTIONAL) -> pa.Table:
         """Columns of all rows; by default all that there are.
 
         Args:
@@ -43,7 +44,7 @@ class IndexFile:
             optional: Those of them that are left out where they are not there.
 
         Raises:
-            ShardError: The file is missing or damaged, or has not all of these columns.
+            ShardError: The file is missing or damaged, or has not all of these columns; optional ones are left out.
         """
         with self._opened() as file:
             missing = [name for name in columns or () if name not in file.schema_arrow.names]

@@ -52,15 +52,16 @@ SCHEMA = pa.schema(
         ("marks", pa.list_(MARK)),  # all frames below `frame` lie before `byte` of the file; empty: read all of it
         ("opening", pa.list_(BYTES)),  # runs of bytes that opening the file reads; nor are these two in 0.1.0
         ("skipped", pa.list_(pa.int32())),  # windows that have no features; empty for videos, not in 0.1.0
+        ("origin", pa.string()),  # name of the source that a merged index has the video from; else empty
     ]
 )
+OPTIONAL = ("unlabelled", "origin")
+"""Columns that an index may lack without being of an older packing: what they say is then empty."""
 PAIRS = {"lost": ("first", "stop"), "marks": ("frame", "byte"), "opening": ("first", "stop")}
 """Columns that hold pairs of numbers, and what these are called."""
 WIDE = ("pts", "key_frames", "packets", "unreferenced", *PAIRS)
-LATE = (*WIDE, "claimed_frames", "skipped")
+LATE = (*WIDE, "claimed_frames", "skipped", "origin")
 """Columns that opening an index does not read."""
-ADDED = ("unlabelled",)
-"""Columns that opening an index reads, where it has them."""
 
 
 class DatasetInfo(BaseModel):
@@ -108,15 +109,6 @@ def has_unlabelled(table: pa.Table) -> bool:
     return "unlabelled" in table.column_names and len(table["unlabelled"].combine_chunks().flatten()) > 0
 
 
-def with_added(table: pa.Table) -> pa.Table:
-    """Rows with the columns that older indexes lack: in them, nothing is unlabelled."""
-    for name in ADDED:
-        if name not in table.column_names:
-            empty = pa.array([[]] * table.num_rows, SCHEMA.field(name).type)
-            table = table.add_column(min(SCHEMA.get_field_index(name), table.num_columns), SCHEMA.field(name), empty)
-    return table
-
-
 def write_info(folder: Path, info: DatasetInfo) -> None:
     """Write dataset.json into a folder, which says that the folder is complete."""
     write_text(folder / DATASET_NAME, info.model_dump_json(indent=2) + "\n")
@@ -133,6 +125,16 @@ def make_table(rows: Sequence[dict[str, Any]], metadata: dict[str, str] | None =
     """Rows as a table with the index's columns, in order of their keys."""
     ordered = sorted(rows, key=lambda row: str(row["key"]))
     return pa.Table.from_pylist(ordered, schema=SCHEMA).replace_schema_metadata(metadata)
+
+
+def complete(table: pa.Table, missing: Sequence[str] = OPTIONAL) -> pa.Table:
+    """Rows with all columns in the schema's order: those of `missing` that are not there are empty."""
+    for name in missing:
+        if name not in table.column_names:
+            kind = SCHEMA.field(name).type
+            values: list[list[int] | None] = [[] if pa.types.is_list(kind) else None] * table.num_rows
+            table = table.append_column(SCHEMA.field(name), pa.array(values, kind))
+    return table.select([name for name in SCHEMA.names if name in table.column_names])
 
 
 def write_text(path: Path, text: str) -> None:

@@ -27,12 +27,11 @@ from wildstream.locations import cache_folder
 from wildstream.shards.index import Index, open_index
 from wildstream.shards.index_file import IndexFile
 from wildstream.shards.index_schema import (
-    ADDED,
     DATASET_NAME,
     INDEX_NAME,
     SCHEMA,
     DatasetInfo,
-    with_added,
+    complete,
     with_version,
     write_info,
     write_table,
@@ -159,8 +158,7 @@ class RemotePlace:
         if index is None:
             return {}
         try:
-            file = IndexFile(urls.join(self.url, index.info.index), index.storage)
-            table = with_added(file.read(SCHEMA.names, optional=ADDED))
+            table = complete(IndexFile(urls.join(self.url, index.info.index), index.storage).read(SCHEMA.names))
         except StorageError:
             raise
         except ShardError:  # of an older version, which knew less of the videos
@@ -254,7 +252,7 @@ def make_place(out: str | Path, split: str, storage: Storage) -> Place:
 def read_rows(path: Path) -> pa.Table | None:
     """Rows that an earlier call wrote; None where there are none, or they cannot be read."""
     try:
-        table = with_added(pq.read_table(path, partitioning=None))
+        table = complete(pq.read_table(path, partitioning=None))
         return table.cast(SCHEMA.with_metadata(table.schema.metadata))
     except (OSError, ValueError, pa.ArrowException):
         return None

@@ -20,8 +20,12 @@ from wildstream.shards.index_schema import DATASET_NAME
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, mark: str = DATASET_NAME) -> Iterator[None]:
     """Keep other processes from building the same folder; ends an interrupted renaming first.
+
+    Args:
+        folder: The place of what is built.
+        mark: Name of the file in it that is written last.
 
     Raises:
         ShardError: Another process is at it.
@@ -31,7 +35,7 @@ def locked(folder: Path) -> Iterator[None]:
         if not _take(lock, path):
             raise ShardError(f"another process is packing into {folder}; wait for it, or take another folder")
         try:
-            _finish_interrupted_rename(folder)
+            _finish_interrupted_rename(folder, mark)
             yield
         finally:
             path.unlink()
@@ -83,10 +87,10 @@ def _take(lock: IO[str], path: Path) -> bool:
         return False
 
 
-def _finish_interrupted_rename(folder: Path) -> None:
+def _finish_interrupted_rename(folder: Path, mark: str) -> None:
     """Put a complete staging folder in its place if a call was killed between two renames, and remove the old one."""
     staging = _hidden(folder, "packing")
-    if not folder.exists() and (staging / DATASET_NAME).is_file():
+    if not folder.exists() and (staging / mark).is_file():
         staging.rename(folder)
     if folder.exists():
         shutil.rmtree(_hidden(folder, "old"), ignore_errors=True)

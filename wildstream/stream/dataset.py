@@ -16,6 +16,7 @@ from wildstream.shards.index import Index, open_index
 from wildstream.storage.access import CACHE_BYTES, Storage
 from wildstream.storage.urls import redact
 from wildstream.stream.loader import Loader
+from wildstream.stream.samplers import Mixed
 from wildstream.stream.windows import SlidingStyle, WindowLabels, get_style
 
 if TYPE_CHECKING:
@@ -58,6 +59,19 @@ class WindowDataset:
         videos = np.repeat(np.arange(len(counts)), counts)
         windows = np.arange(len(videos)) - np.repeat(np.cumsum(counts) - counts, counts)
         return videos, self.style.starts(windows)
+
+    def mixed(self, mix: Mapping[str, float] | None = None, *, num_windows: int | None = None) -> Mixed:
+        """A sampler of the sources of a merged index in these shares; see `Mixed`.
+
+        Args:
+            mix: Weight of each source by its name; None: as many windows as it has.
+            num_windows: Windows of an epoch; as many as there are by default.
+
+        Raises:
+            ConfigError: Sources are unknown or left out, or the index is not a merged one.
+        """
+        counts = self.style.num_windows(self.index.num_frames)
+        return Mixed(origins=self.index.origins, counts=counts, mix=mix, num_windows=num_windows)
 
     def loader(self, *, batch_size: int, **options: Any) -> Loader:  # noqa: ANN401 - checked by Loader
         """A loader of this dataset; the options are the fields of `Loader`, such as shuffle, seed and size."""

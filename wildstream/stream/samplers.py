@@ -9,8 +9,10 @@ A sampler with `only_labelled` draws among the windows that are labelled; it is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -137,6 +139,72 @@ class Random:
         return np.sort(random.permutation(num_windows)[:wanted])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Mixed:
+    """Windows of several sources, in shares that are exact in every epoch.
+
+    Of n windows a source of share s has n · s, rounded down, and those with the largest remainders one more. Within a
+    source they are drawn at random; where it has too few, each comes as often as any other, or once more.
+    """
+
+    origins: Sequence[str] = field(repr=False)
+    """(num_videos,) the source of each video, as `Index.origins` has it."""
+    counts: Ints = field(repr=False)
+    """(num_videos,) windows of each video. `WindowDataset.mixed` fills in both."""
+    mix: Mapping[str, float] | None = None
+    """Weight of each source, positive; None: as many windows as it has."""
+    num_windows: int | None = None
+    """Windows of an epoch; as many as there are by default."""
+
+    def __post_init__(self) -> None:
+        """Refuse weights that are none, or of other sources than there are (ConfigError)."""
+        _check_size(self.num_windows)
+        there = self._windows_of()
+        if "" in self.origins:
+            raise ConfigError(
+                "sampler=mixed wants to know the source of each video, which an index of `wildstream merge` tells. "
+                "Merge the sources, or take another sampler."
+            )
+        for name, weight in (self.mix or {}).items():
+            if name not in there:
+                near = get_close_matches(name, there, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(there):.300}."
+                raise ConfigError(f"mix: there is no source {name!r}; {hint}")
+            if not (np.isfinite(weight) and weight > 0):
+                raise ConfigError(f"mix: {name}={weight} must be more than 0.")
+            if not there[name]:
+                raise ConfigError(f"mix: {name} has no window of this style; its videos are too short.")
+        if self.mix and (lacking := [name for name in there if name not in self.mix]):
+            raise ConfigError(f"mix has no weight for {', '.join(lacking)}. Give each source one.")
+
+    def size(self, num_windows: int, labels: Labels) -> int:
+        """See Sampler."""
+        if num_windows != self.counts.sum():
+            raise ConfigError(f"the mix is of {self.counts.sum()} windows, but there are {num_windows}.")
+        return (self.num_windows or num_windows) if num_windows else 0
+
+    def draw(self, num_windows: int, labels: Labels, random: np.random.Generator) -> Ints:
+        """See Sampler."""
+        there = self._windows_of()
+        weights = np.array([(self.mix or there)[name] for name in there], np.float64)
+        numbers = {name: number for number, name in enumerate(there)}
+        source = np.repeat(np.array([numbers[name] for name in self.origins], np.int32), self.counts)
+        drawn = [np.zeros(0, np.int64)]
+        for number, count in enumerate(_apportion(self.size(num_windows, labels), weights)):
+            windows = np.flatnonzero(source == number)
+            times, rest = divmod(count, max(1, len(windows)))
+            drawn += [windows] * times
+            drawn.append(random.permutation(windows)[:rest])
+        return np.sort(np.concatenate(drawn))
+
+    def _windows_of(self) -> dict[str, int]:
+        """Windows of each source, in order of name."""
+        found = dict.fromkeys(sorted(set(self.origins)), 0)
+        for name, count in zip(self.origins, self.counts.tolist(), strict=True):
+            found[name] += count
+        return found
+
+
 SAMPLERS: dict[str, Callable[[], Sampler]] = {"balanced": Balanced, "random": Random}
 """Samplers that can be chosen by name alone."""
 
@@ -183,7 +251,18 @@ def describe(sampler: object) -> str:
     """A sampler as text that differs where its windows would."""
     if (weights := getattr(sampler, "weights", None)) is not None:
         return f"{sampler} {hashlib.sha256(np.ascontiguousarray(weights).tobytes()).hexdigest()[:16]}"
+    if (origins := getattr(sampler, "origins", None)) is not None:
+        return f"{sampler} {hashlib.sha256(json.dumps(list(origins)).encode()).hexdigest()[:16]}"
     return str(sampler)
+
+
+def _apportion(total: int, weights: npt.NDArray[np.float64]) -> list[int]:
+    """Whole numbers in proportion to weights, whose sum is the total: by largest remainder (Hamilton's method)."""
+    wanted = total * weights / weights.sum()
+    counts = np.floor(wanted).astype(np.int64)
+    counts[np.argsort(counts - wanted, kind="stable")[: total - int(counts.sum())]] += 1
+    found: list[int] = counts.tolist()
+    return found
 
 
 def _members(labels: npt.NDArray[np.bool_]) -> list[Ints]:

@@ -227,7 +227,7 @@ def _make_loader(dataset: WindowDataset, config: TrainConfig, *, size: int | tup
         size=size,
         resize=config.data.resize,
         shuffle=shuffle,
-        sampler=data.make_sampler() if shuffle else None,
+        sampler=data.make_sampler(dataset) if shuffle else None,
         temporal_sampler=config.augment.make_temporal_sampler() if shuffle else "uniform",
         seed=config.trainer.seed,
         max_skipped=data.max_skipped,

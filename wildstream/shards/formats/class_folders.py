@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from wildstream.errors import FormatError
+from wildstream.errors import FormatError, LabelError
 from wildstream.facts import VideoFacts
 from wildstream.shards.formats.clip_lists import LIST_EXTENSIONS, describe_list
 from wildstream.shards.formats.listed import Clip, ListedSources, sorted_names
@@ -103,15 +103,22 @@ class ClassFolders:
             folds.add(int(found[2]))
             if int(found[2]) != self.fold:
                 continue
-            for clip in _ucf(path, found[1]) if _UCF.fullmatch(path.name) else _hmdb(path, found[1]):
+            read = _ucf if _UCF.fullmatch(path.name) else _hmdb
+            try:
+                listed = list(read(path, found[1]))
+            except LabelError as error:
+                raise FormatError(f"{listing.told(path)}: {error}. Correct it, or download it again") from error
+            for clip in listed:
                 told = replace(clip, origin=clip.origin.replace(path.name, listing.told(path), 1))
                 if told.split:
                     clips.append(told)
                 else:
                     note = Refusal(split=WHOLE, path=f"{told.origin}: {told.video}", reason="is in neither split there")
                     gathered.scan.unused.append(note)
-        if not clips:
+        if self.fold not in folds:
             raise FormatError(f"fold={self.fold} has no list; there are {', '.join(map(str, sorted(folds)))}")
+        if not clips:
+            raise FormatError(f"{listing.told(official[0])} and the other lists of fold={self.fold} name no clip")
         scan = gathered.add(clips, categories=find_categories(listing.root), lacking="is in no list of this fold")
         left_out = {Path(note.path.rpartition(": ")[2]).with_suffix("").parts[-2:] for note in scan.unused}
         scan.refused = [note for note in scan.refused if Path(note.path).with_suffix("").parts[-2:] not in left_out]

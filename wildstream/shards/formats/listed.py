@@ -29,6 +29,8 @@ _SPLITS = {
     "test": "test",
     "testing": "test",
 }
+SHOWN = 200
+"""Characters of the name of a file in a message, at most."""
 _WORD = re.compile(r"[a-z]+")
 
 
@@ -80,7 +82,7 @@ class Finder:
         missing = (
             "is not there" if not found else f"is there {len(found)} times, as {found[0].name} and {found[1].name}"
         )
-        return None, f"its video {PureWindowsPath(named).name} {missing}"
+        return None, f"its video {PureWindowsPath(named).name[:SHOWN]} {missing}"
 
 
 @dataclass(slots=True)
@@ -165,7 +167,8 @@ class ListedSources:
 
     def _note(self, notes: list[Refusal], clip: Clip, reason: str) -> None:
         """Note what is not a source."""
-        notes.append(Refusal(split=clip.split, path=f"{clip.origin}: {clip.video or 'no file'}", reason=reason))
+        named = clip.video if clip.video.isprintable() else repr(clip.video)
+        notes.append(Refusal(split=clip.split, path=f"{clip.origin}: {named[:SHOWN] or 'no file'}", reason=reason))
 
 
 def split_named(text: str) -> str | None:

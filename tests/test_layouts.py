@@ -650,3 +650,31 @@ def test_links_to_folders_are_followed_and_loops_are_not(footage, tmp_path):
         ("train", "run/a1"),
         ("train", "walk/b1"),
     ]
+
+
+# ---- WildFins' layouts, on real videos -------------------------------------------------------------------------------
+
+
+def test_rows_of_real_behaviour_come_back_frame_by_frame(shared_data, tmp_path):
+    root = shared_data / "behaviour"
+    report = ws.pack(root, tmp_path / "shards", splits=["val"], progress=False)
+    assert report.format == "frames"
+    index = ws.open_index(tmp_path / "shards" / "val")
+    assert index.categories == json.loads((root / "categories.json").read_text())
+    tables = {path.stem: np.loadtxt(path, dtype=int, delimiter="\t", ndmin=2) for path in (root / "val").rglob("*.tsv")}
+    assert set(tables) == set(index.keys)
+    for video, key in enumerate(index.keys):
+        assert (index.track(video).rows() == (tables[key] == 1)).all()
+
+
+def test_classes_of_real_clips_come_back(shared_data, tmp_path):
+    root = shared_data / "clips"
+    report = ws.pack(root, tmp_path / "shards", splits=["val"], progress=False)
+    assert report.format == "videos"
+    index = ws.open_index(tmp_path / "shards" / "val")
+    numbers = {f"{path.parent.name}/{path.stem}": int(path.read_text()) for path in (root / "val").rglob("*.txt")}
+    assert set(numbers) == set(index.keys)
+    for video, key in enumerate(index.keys):
+        rows = index.track(video).rows()
+        assert (rows == (np.arange(len(index.categories)) == numbers[key])).all()
+        assert index.categories[numbers[key]] == key.split("/")[0]

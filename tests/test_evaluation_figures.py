@@ -407,7 +407,8 @@ def test_predictions_are_read_as_they_were_written(tmp_path):
         assert getattr(read, name).dtype == getattr(found, name).dtype
     assert (read.loss, read.level_losses) == (pytest.approx(found.loss), ())
     table = pq.read_table(tmp_path / "x.parquet")
-    assert table.column_names == ["key", "start", "start_pts_seconds", "probabilities", "targets", "losses"]
+    columns = ["key", "start", "start_pts_seconds", "probabilities", "targets", "losses", "labelled"]
+    assert table.column_names == columns
     facts = json.loads(table.schema.metadata[b"wildstream"])
     assert (facts["classes"], facts["task"], facts["split"]) == (NAMES, "multi_label", "test")
     assert found.starts[:4].tolist() == [-1, 1, 3, 5]

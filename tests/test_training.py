@@ -225,7 +225,7 @@ def test_the_gradient_of_a_padded_batch_is_that_of_its_real_clips(tmp_path):
     )
     model = Mean()
     trainer = trainer_of([], tmp_path, model)
-    loss, clips, _, _ = trainer._learn(padded, sync=True)
+    loss, clips, *_ = trainer._learn(padded, sync=True)
     trainer.optimizer.zero_grad = lambda: None
     trainer._step(clips)
     found = [parameter.grad.clone() for parameter in model.parameters()]

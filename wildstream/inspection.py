@@ -36,8 +36,13 @@ class Contents:
 
     @cached_property
     def labels(self) -> npt.NDArray[np.bool_]:
-        """(num_windows, num_classes)."""
-        return self.dataset.labels()
+        """(num_windows, num_classes); of windows that are not labelled, nothing."""
+        return self.dataset.labels() & self.labelled[:, np.newaxis]
+
+    @cached_property
+    def labelled(self) -> npt.NDArray[np.bool_]:
+        """(num_windows,) False where nobody said what happens."""
+        return self.dataset.labelled()
 
     @cached_property
     def seconds(self) -> Floats:
@@ -70,9 +75,31 @@ class Contents:
         return both
 
     @property
-    def unlabelled(self) -> int:
-        """Windows without any class."""
-        return int((~self.labels.any(axis=1)).sum())
+    def num_labelled(self) -> int:
+        """Windows that are labelled, of which the others' shares are."""
+        return int(self.labelled.sum())
+
+    @property
+    def without_class(self) -> int:
+        """Windows that are labelled, and of no class."""
+        return int((self.labelled & ~self.labels.any(axis=1)).sum())
+
+    @cached_property
+    def unlabelled_frames(self) -> int:
+        """Frames of which nobody said anything."""
+        runs = [self.dataset.index.track(video).unlabelled for video in range(len(self.dataset.index))]
+        return int(sum((run[:, 1] - run[:, 0]).sum() for run in runs))
+
+    def unlabelled_told(self) -> str:
+        """How much is not labelled, in one line; empty where all is."""
+        frames, windows = int(self.dataset.index.num_frames.sum()), len(self.dataset)
+        if not self.unlabelled_frames:
+            return ""
+        return (
+            f"not labelled: {self.unlabelled_frames:,} of {frames:,} frames ({share(self.unlabelled_frames, frames)}), "
+            f"{windows - self.num_labelled:,} of {windows:,} windows ({share(windows - self.num_labelled, windows)}); "
+            "shares are of the others"
+        )
 
     def pairs(self) -> list[tuple[int, int, int]]:
         """Classes that happen together, and in how many windows: the most frequent first."""
@@ -85,16 +112,18 @@ class Contents:
 def describe_dataset(dataset: WindowDataset) -> str:
     """Videos, how long they last, how many of each class, and which classes happen together."""
     contents, index = Contents(dataset=dataset), dataset.index
-    rows = [("class", "frames", "windows", "share of windows")]
+    rows, total = [("class", "frames", "windows", "share of windows")], contents.num_labelled
     for name, frames, windows in zip(index.categories, contents.frames, contents.windows, strict=True):
-        rows.append((name, f"{frames:,}", f"{windows:,}", share(int(windows), len(dataset))))
-    rows.append(("no label", "", f"{contents.unlabelled:,}", share(contents.unlabelled, len(dataset))))
+        rows.append((name, f"{frames:,}", f"{windows:,}", share(int(windows), total)))
+    rows.append(("no label", "", f"{contents.without_class:,}", share(contents.without_class, total)))
     parts = [
         f"{urls.redact(index.folder)}: {len(index):,} videos, {int(index.num_frames.sum()):,} frames, "
         f"{len(dataset):,} windows, {index.info.task}",
         durations_told(contents.seconds),
         table(rows),
     ]
+    if told := contents.unlabelled_told():
+        parts.append(told)
     if pairs := contents.pairs():
         parts.append(_render_pairs(contents, pairs))
     return "\n\n".join(parts)

@@ -50,12 +50,14 @@ def write_page(path: Path, dataset: WindowDataset, *, seed: int = 0, loader: Loa
 def make_page(dataset: WindowDataset, *, seed: int = 0, loader: Loader | None = None) -> Page:
     """The page; arguments as those of `write_page`."""
     contents, index = Contents(dataset=dataset), dataset.index
-    labelled = len(dataset) - contents.unlabelled
+    with_class = contents.num_labelled - contents.without_class
     known = contents.seconds[~np.isnan(contents.seconds)]
     tiles = [
         Tile(name="videos", value=f"{len(index):,}", note=f"{int(index.num_frames.sum()):,} frames"),
         Tile(name="length", value=time_told(float(known.sum())) if len(known) else "–", note="of all videos together"),
-        Tile(name="windows", value=f"{len(dataset):,}", note=f"{share(labelled, len(dataset))} have a label"),
+        Tile(
+            name="windows", value=f"{len(dataset):,}", note=f"{share(with_class, contents.num_labelled)} have a label"
+        ),
         Tile(name="classes", value=f"{len(index.categories):,}", note=index.info.task.replace("_", " ")),
     ]
     sections = [_classes(contents), *_together(contents), _durations(contents), _sheet(contents, seed)]
@@ -68,27 +70,28 @@ def make_page(dataset: WindowDataset, *, seed: int = 0, loader: Loader | None = 
 
 def _classes(contents: Contents) -> Section:
     """How many windows each class has."""
-    names, total = contents.dataset.categories, len(contents.dataset)
+    names, total = contents.dataset.categories, contents.num_labelled
     order = np.argsort(-contents.windows, kind="stable").tolist()
     bars = [
         Bar(name=names[n], value=float(contents.windows[n]), note=share(int(contents.windows[n]), total)) for n in order
     ]
     bars = bars[:MOST_NAMES]
-    bars.append(Bar(name="(no label)", value=float(contents.unlabelled), note=share(contents.unlabelled, total)))
+    bars.append(Bar(name="(no label)", value=float(contents.without_class), note=share(contents.without_class, total)))
     left = len(names) - MOST_NAMES
     more = f" Drawn are the {MOST_NAMES} most frequent of {len(names):,} classes." if left > 0 else ""
+    told = f" {told[0].upper()}{told[1:]}." if (told := contents.unlabelled_told()) else ""
     several = " A window may have several." if contents.dataset.index.info.task == "multi_label" else ""
     picture = Picture(
         name="classes",
         png=bar_chart(bars, axis="windows"),
         alt="Bars: windows of each class",
-        caption=f"Windows of each class, and their share of all windows.{several}{more}",
+        caption=f"Windows of each class, and their share of all windows.{several}{more}{told}",
     )
     rows = [
         (names[n], f"{contents.frames[n]:,}", f"{contents.windows[n]:,}", share(int(contents.windows[n]), total))
         for n in order
     ]
-    rows.append(("(no label)", "", f"{contents.unlabelled:,}", share(contents.unlabelled, total)))
+    rows.append(("(no label)", "", f"{contents.without_class:,}", share(contents.without_class, total)))
     return Section(title="Classes", parts=[show(picture), table(["class", "frames", "windows", "share"], rows)])
 
 
@@ -168,7 +171,7 @@ def sample_windows(contents: Contents, *, seed: int) -> dict[int | None, Ints]:
     labels = contents.labels
     order = np.argsort(-contents.windows, kind="stable")[:CLASSES_SHOWN].tolist()
     members: dict[int | None, Ints] = {number: np.flatnonzero(labels[:, number]) for number in order}
-    members[None] = np.flatnonzero(~labels.any(axis=1))
+    members[None] = np.flatnonzero(contents.labelled & ~labels.any(axis=1))
 
     def choose(number: int, windows: Ints) -> Ints:
         drawn = np.random.default_rng([seed, number]).choice(windows, min(PER_CLASS, len(windows)), replace=False)

@@ -11,6 +11,7 @@ RESULTS/<name>.json, of which source.py says where and what name; figures that a
                    of nothing but background are left out of every figure. (For single_label the two are the same.)
   categories, task what the labels are
   windows, videos_count    how many the figures are of
+  unlabelled       windows of which nobody said what happens: they are in no figure, but among the predictions of full
   predictions      name of the Parquet file beside this one: what was said of every window (predictions_file.py)
   ledger           planned, delivered, padded, skipped, and reasons: windows that did not decode, by reason
   metrics          loss, mAP, mAP_micro, mAP_chance, f1_macro, f1_micro, and for single_label top1, top5, top10 and
@@ -85,9 +86,10 @@ def describe(
         predictions: Of all windows of a set.
         manifest: Of the checkpoint.
         analyses: What is looked at.
-        windows: (num_windows,) which of them count; None: all. The others are only neighbours.
+        windows: (num_windows,) which of them count, if they are labelled; None: all. The others are only neighbours.
     """
     hierarchy, task = manifest.hierarchy, manifest.task
+    windows = _labelled(predictions, windows)
     counted = predictions if windows is None else predictions.only(windows, hierarchy)
     parts = counted.by_level(hierarchy) if hierarchy is not None else {}
     levels = {
@@ -107,6 +109,7 @@ def describe(
         "categories": manifest.categories,
         "task": task,
         "windows": len(counted.keys),
+        "unlabelled": int((~predictions.labelled).sum()),
         "videos_count": len(keys),
         "metrics": defined(figures_of(counted, task=task, hierarchy=hierarchy)),
         "classes": _classes(first, names, manifest),
@@ -130,6 +133,7 @@ def describe_shuffled(
     seed: int,
 ) -> dict[str, Any]:
     """What the report says of predictions with shuffled frames, beside the figures of those in order."""
+    windows = _labelled(predictions, windows)
     counted = predictions if windows is None else predictions.only(windows, manifest.hierarchy)
     shuffled = defined(figures_of(counted, task=manifest.task, hierarchy=manifest.hierarchy))
     return {
@@ -142,6 +146,13 @@ def describe_shuffled(
             for (name, value), plain in zip(shuffled.items(), metrics.values(), strict=True)
         },
     }
+
+
+def _labelled(predictions: Predictions, windows: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_] | None:
+    """Those of some windows, (num_windows,), or of all (None), that are labelled; None: all of all are."""
+    if predictions.labelled.all():
+        return windows
+    return predictions.labelled if windows is None else windows & predictions.labelled
 
 
 def _at_thresholds(

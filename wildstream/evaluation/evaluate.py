@@ -118,8 +118,8 @@ def evaluate(
 
     Raises:
         ShardError: There is no such checkpoint, or there are no shards.
-        ConfigError: The shards have other categories than the model, or no window of its style; an option is unknown,
-            or asks for what model or data do not have.
+        ConfigError: The shards have other categories than the model, no window of its style, or none that is labelled;
+            an option is unknown, or asks for what model or data do not have.
         EnvironmentProblem: Weights & Biases does not give an artifact.
     """
     analyses = analyses or Analyses()
@@ -175,6 +175,8 @@ def evaluate(
 def render(evaluation: Evaluation) -> str:
     """The figures as tables and lines for people; with a hierarchy a table for each level."""
     parts = [*render_levels(evaluation.content), *render_analyses(evaluation.content)]
+    if unlabelled := evaluation.content["unlabelled"]:
+        parts.append(f"{unlabelled:,} windows are not labelled: they are in no figure")
     if evaluation.ledger.skipped:
         parts.append(f"{evaluation.ledger}\n{evaluation.ledger.reasons()}")
     return "\n\n".join(parts)
@@ -230,14 +232,27 @@ class _Found:
                 )
 
     @property
-    def counted(self) -> npt.NDArray[np.bool_] | None:
-        """Which windows count, (num_windows,); None: all. ConfigError where none does."""
+    def chosen(self) -> npt.NDArray[np.bool_] | None:
+        """Which windows are evaluated, (num_windows,), labelled or not; None: all. ConfigError where none is."""
+        labelled = self.predictions.labelled
+        if not labelled.any():
+            raise ConfigError(
+                f"no window of {redact(self.path)} is labelled, so there is nothing to compare with. `wildstream "
+                "predict` says what happens in videos without labels."
+            )
         if not self.is_partial:
             return None
-        labelled: npt.NDArray[np.bool_] = self.predictions.targets.sum(axis=1) > 0
-        if not labelled.any():
+        carries: npt.NDArray[np.bool_] = self.predictions.targets.any(axis=1) & labelled
+        if not carries.any():
             raise ConfigError(f"windows='partial': no window of {redact(self.path)} carries a label. Take 'full'.")
-        return labelled
+        return carries
+
+    @property
+    def counted(self) -> Predictions:
+        """The predictions that figures are of: those of evaluated windows that are labelled."""
+        labelled, chosen = self.predictions.labelled, self.chosen
+        windows = labelled if chosen is None else chosen & labelled
+        return self.predictions if windows.all() else self.predictions.only(windows, self.manifest.hierarchy)
 
     def name(self, data: str | Path | None) -> str:
         """What the results are called; `data` is what was given in place of the training's own."""
@@ -246,11 +261,11 @@ class _Found:
 
     def describe(self, analyses: Analyses) -> dict[str, Any]:
         """What the report says, but for the name of the predictions' file."""
-        manifest, counted, fingerprint = self.manifest, self.counted, self.dataset.index.fingerprint
-        content = describe(self.predictions, manifest, analyses, windows=counted)
+        manifest, chosen, fingerprint = self.manifest, self.chosen, self.dataset.index.fingerprint
+        content = describe(self.predictions, manifest, analyses, windows=chosen)
         metrics = content["metrics"]
         shuffled = self.shuffled and describe_shuffled(
-            self.shuffled, metrics, manifest, self.permutation, windows=counted, seed=analyses.seed
+            self.shuffled, metrics, manifest, self.permutation, windows=chosen, seed=analyses.seed
         )
         training = compare_with_training(
             metrics, manifest, self.source.folder, split=self.split, fingerprint=fingerprint, partial=self.is_partial
@@ -266,9 +281,9 @@ class _Found:
         }
 
     def write_predictions(self, table: Path) -> None:
-        """Write the predictions of the windows that count."""
-        counted = self.counted
-        kept = self.predictions if counted is None else self.predictions.only(counted, self.manifest.hierarchy)
+        """Write the predictions of the windows that are evaluated, labelled or not."""
+        chosen = self.chosen
+        kept = self.predictions if chosen is None else self.predictions.only(chosen, self.manifest.hierarchy)
         table.parent.mkdir(parents=True, exist_ok=True)
         write_predictions(table, kept, self.manifest, self.dataset.index, self.identity)
 
@@ -286,12 +301,12 @@ class _Found:
         """Write the page for people beside the figures."""
         from wildstream.evaluation.report import write_report  # which imports Matplotlib
 
-        counted, history = self.counted, (self.source.run or self.source.folder) / HISTORY_NAME
+        history = (self.source.run or self.source.folder) / HISTORY_NAME
         lines = history.read_text(encoding="utf-8").splitlines() if history.exists() else []
         write_report(
             page,
             content,
-            self.predictions if counted is None else self.predictions.only(counted, self.manifest.hierarchy),
+            self.counted,
             manifest=self.manifest,
             dataset=self.dataset,
             history=[json.loads(line) for line in lines],

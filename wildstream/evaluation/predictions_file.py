@@ -9,6 +9,8 @@ A row for each window, in order of (key, start):
   probabilities        list<float32>    of each class; this list and the next ones have the same length in all rows
   targets              list<bool>       the same
   losses               list<float32>    plain loss of the window, of each level; one without a hierarchy
+  labelled             bool             false where nobody said what happens in the window: targets and losses mean
+                                        nothing there, and are in no figure; not in older files, in which all are
 
 The schema's metadata has, under the key `wildstream`, JSON: schema_version, task, classes (their names, in order of
 probabilities and targets), levels (null, or name, number of classes and weight of the loss of each level; the classes
@@ -68,6 +70,7 @@ def write_predictions(
             "probabilities": _lists(predictions.probabilities),
             "targets": _lists(predictions.targets),
             "losses": _lists(losses),
+            "labelled": pa.array(predictions.labelled),
         },
         metadata={_KEY: json.dumps({**facts, **said}).encode()},
     )
@@ -88,6 +91,9 @@ def read_predictions(path: str | Path) -> Predictions:
         found = facts["schema_version"]
         columns = {name: _array(table[name]) for name in ("probabilities", "targets", "losses")}
         keys, starts = table["key"].to_pylist(), table["start"].to_numpy()
+        labelled = np.ones(len(keys), np.bool_)
+        if "labelled" in table.column_names:
+            labelled = table["labelled"].to_numpy().astype(np.bool_)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         said = (str(error).splitlines() or [""])[0]
         raise ShardError(
@@ -97,13 +103,14 @@ def read_predictions(path: str | Path) -> Predictions:
         raise ShardError(
             f"{path} has schema_version={found!r}, this program reads {PREDICTIONS_SCHEMA_VERSION}. Evaluate again."
         )
-    means = [float(column.mean()) for column in columns["losses"].T]
+    means = [float(column.mean()) for column in columns["losses"][labelled].T]
     weights = [level["weight"] for level in facts["levels"]] if facts["levels"] else [1.0]
     return Predictions(
         keys=keys,
         starts=starts,
         probabilities=columns["probabilities"],
         targets=columns["targets"],
+        labelled=labelled,
         loss=sum(weight * mean for weight, mean in zip(weights, means, strict=True)),
         level_losses=tuple(means) if facts["levels"] else (),
         window_losses=columns["losses"],

@@ -95,9 +95,10 @@ def make_report(
         pictures += drawn
     timelines, left_out = timeline_pictures(levels[0], dataset)
     note = f" {left_out:,} more videos, with fewer mistakes, are left out." if left_out else ""
+    hatched = " Hatched: not labelled." if content.get("unlabelled") else ""
     words = (
         "Dark: what is there. Below it what was predicted: blue is right; orange is wrong; dark without anything below "
-        f"was missed. The videos with the largest share of windows with a mistake come first.{note}"
+        f"was missed.{hatched} The videos with the largest share of windows with a mistake come first.{note}"
     )
     sections.append(Section(title="Over time", parts=[paragraph(words), *map(show, timelines)]))
     sections.append(_mistakes(levels[0], dataset))
@@ -145,11 +146,12 @@ def _facts(content: Mapping[str, Any], predictions: Predictions, manifest: Manif
     checkpoint = f"{content.get('checkpoint', '')} (epoch {content.get('epoch', manifest.epoch)})"
     style = manifest.config.data.style
     partial = " with a label" if content.get("set") == "partial" else ""
+    unlabelled = f"; {count:,} more are not labelled, and in no figure" if (count := content.get("unlabelled")) else ""
     return [
         ("split", str(content["split"])),
         ("shards", redact(str(content.get("data", "")))),
         ("checkpoint", checkpoint),
-        ("windows", f"{len(predictions.keys):,}{partial} of {len(videos):,} videos"),
+        ("windows", f"{len(predictions.keys):,}{partial} of {len(videos):,} videos{unlabelled}"),
         ("classes", f"{len(manifest.categories):,}, {manifest.task.replace('_', ' ')}"),
         ("style", style if isinstance(style, str) else "custom"),
     ]

@@ -229,6 +229,7 @@ def timeline_pictures(level: LevelResult, dataset: WindowDataset) -> tuple[list[
             found=said[np.ix_(rows, labels)],
             length=length,
             unit=unit,
+            unlabelled=unlabelled_spans(dataset, numbers[names[video]]),
         )
         more = f"; {left} more classes, which are rarer here, are left out" if left else ""
         nothing = "" if len(labels) else "; no class is there or predicted"
@@ -259,11 +260,22 @@ def window_spans(dataset: WindowDataset, video: int, starts: Ints) -> tuple[Floa
     interval = style.temporal_sample_interval
     first = np.clip(starts + style.middle * interval, 0, max(0, count - 1))
     stop = np.clip(starts + (style.middle + style.step_size) * interval, first + 1, max(1, count))
-    table = dataset.index.frame_table(video)
+    borders, unit = _borders(dataset, video)
+    return np.stack([borders[first], borders[stop]], axis=1), float(borders[-1]), unit
+
+
+def unlabelled_spans(dataset: WindowDataset, video: int) -> Floats:
+    """The runs of a video's unlabelled frames, (n, 2) from and until, in the unit of `window_spans`."""
+    runs, (borders, _) = dataset.index.track(video).unlabelled, _borders(dataset, video)
+    return borders[runs]
+
+
+def _borders(dataset: WindowDataset, video: int) -> tuple[Floats, str]:
+    """When each frame of a video is first shown, and the last no longer; and the unit: seconds, or frames."""
+    count, table = int(dataset.index.num_frames[video]), dataset.index.frame_table(video)
     if len(table.pts) != count or not count:
-        return np.stack([first, stop], axis=1).astype(np.float64), float(max(1, count)), "frames"
-    borders = borders_of(frame_seconds(table.pts, table.time_base))
-    return np.stack([borders[first], borders[stop]], axis=1), float(borders[-1]), "time (seconds)"
+        return np.arange(max(1, count) + 1, dtype=np.float64), "frames"
+    return borders_of(frame_seconds(table.pts, table.time_base)), "time (seconds)"
 
 
 def training_picture(history: Sequence[Mapping[str, Any]], *, monitor: str) -> Picture | None:

@@ -25,6 +25,7 @@ SHOWN_ELSEWHERE = {
     "task",
     "windows",
     "videos_count",
+    "unlabelled",
     "predictions",
     "ledger",
     "metrics",

@@ -11,7 +11,7 @@ single_label: of the classes that happen within reach of a window, the most prob
 prediction is right if a window of the predicted class lies within reach. Dilated by 0, both are the plain figures.
 
 Neighbours are told by their numbers within the video: windows that did not decode keep their places, and no target
-reaches into another video.
+reaches into another video. Unlabelled windows keep theirs too, and no target reaches from them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def tolerant_targets(predictions: Predictions, style: SlidingStyle, *, windows: 
     """
     _, videos = predictions.videos
     numbers = (predictions.starts - style.starts(0)) // (style.step_size * style.temporal_sample_interval)
-    near = dilate(predictions.targets, videos, numbers, windows=windows)
+    near = dilate(predictions.targets & predictions.labelled[:, np.newaxis], videos, numbers, windows=windows)
     if task == "multi_label":
         return near
     matched = np.where(near, predictions.probabilities, -1).argmax(axis=1)

@@ -7,7 +7,7 @@ contact     ██████        ████      what is there: dark
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +40,8 @@ class Bands:
     """Of the video."""
     unit: str
     """Of spans and length, such as seconds."""
+    unlabelled: Floats = field(default_factory=lambda: np.zeros((0, 2)))
+    """(m, 2) from and until, of which nobody said what is there; drawn hatched."""
 
 
 def timeline_chart(bands: Bands) -> bytes:
@@ -53,6 +55,8 @@ def timeline_chart(bands: Bands) -> bytes:
             _bars(axes, bands.spans, truth, INK, row - 0.36)
             _bars(axes, bands.spans, found & truth, RIGHT, row + 0.02)
             _bars(axes, bands.spans, found & ~truth, WRONG, row + 0.02)
+        for start, stop in bands.unlabelled.tolist():
+            axes.axvspan(start, stop, facecolor="none", edgecolor=GRID, hatch="////", linewidth=0, zorder=1)
         axes.set_xlim(0, max(bands.length, 1e-6))
         axes.set_ylim(rows - 0.45, -0.55)
         axes.set_yticks(range(len(bands.names)), [shorten(name) for name in bands.names])

@@ -41,7 +41,8 @@ class Augment:
                                                                                                   (Yun et al. 2019)
         labels    y = (1 - s) y_i + s y_j
 
-    Each clip has its own s and box, alike for its frames and patches. Where clip j is padding or did not decode, s = 0.
+    Each clip has its own s and box, alike for its frames and patches. Where clip j is padding or did not decode, or one
+    of the two is unlabelled, s = 0.
     """
 
     transforms: Sequence[Transform] = ()
@@ -94,7 +95,8 @@ class Augment:
             boxes, areas = _draw_boxes(Beta(self.cutmix, self.cutmix).sample((count,)), inputs.shape[-2:])
             shares = torch.where(is_cut, areas, shares)
         shares = torch.where(is_mixed, shares, 0).to(inputs.device)
-        counts = batch.mask.roll(1)  # whether clip j may be seen; asked on the device, which need not be waited for
+        # Whether clip i may see clip j; asked on the device, which need not be waited for.
+        counts = batch.labelled & batch.counts.roll(1)
         mixed = inputs.clone()
         for clip in is_mixed.nonzero().flatten().tolist():
             own, other = inputs[clip], inputs[clip - 1]

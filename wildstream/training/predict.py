@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,11 +41,19 @@ class Predictions:
     targets: npt.NDArray[np.bool_]
     """The same."""
     loss: float
-    """Mean over all windows; of a hierarchy the sum over levels of weight × loss of the level."""
+    """Mean over all labelled windows; of a hierarchy the sum over levels of weight × loss of the level."""
     level_losses: tuple[float, ...] = ()
-    """Of a hierarchy, the mean over all windows of each level's loss."""
+    """Of a hierarchy, the mean over all labelled windows of each level's loss."""
+    labelled: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    """(num_windows,) False where nobody said what happens: targets and losses mean nothing there, and are in no figure.
+    True everywhere by default."""
     window_losses: npt.NDArray[np.float32] | None = None
     """(num_windows, num_levels) loss of each window; one level without a hierarchy. None where only means are known."""
+
+    def __post_init__(self) -> None:
+        """Take all windows for labelled, where nothing is said of them."""
+        if not len(self.labelled):
+            object.__setattr__(self, "labelled", np.ones(len(self.keys), np.bool_))
 
     @property
     def videos(self) -> tuple[list[str], npt.NDArray[np.int64]]:
@@ -56,13 +64,15 @@ class Predictions:
     def only(self, windows: npt.NDArray[np.bool_], hierarchy: Hierarchy | None = None) -> Predictions:
         """Those of some windows, (num_windows,) bool, with the means of their losses."""
         losses = None if self.window_losses is None else self.window_losses[windows]
-        loss, level_losses = (math.nan, ()) if losses is None else _mean_losses(losses, hierarchy)
+        labelled = self.labelled[windows]
+        loss, level_losses = (math.nan, ()) if losses is None else mean_losses(losses[labelled], hierarchy)
         return replace(
             self,
             keys=[key for key, taken in zip(self.keys, windows.tolist(), strict=True) if taken],
             starts=self.starts[windows],
             probabilities=self.probabilities[windows],
             targets=self.targets[windows],
+            labelled=labelled,
             loss=loss,
             level_losses=level_losses,
             window_losses=losses,
@@ -88,13 +98,14 @@ class Predictions:
 
 
 def figures_of(predictions: Predictions, *, task: Task, hierarchy: Hierarchy | None = None) -> dict[str, float]:
-    """The loss and what `compute_metrics` tells; NaN where a figure is not defined.
+    """The loss and what `compute_metrics` tells of the labelled windows; NaN where a figure is not defined.
 
     Of a hierarchy: the loss of all levels together and the figures of the first level by their usual names, such as
     mAP, then those of every level behind the level's name, such as genus/loss and genus/mAP.
     """
     if hierarchy is None:
-        metrics = compute_metrics(predictions.probabilities, predictions.targets, task=task)
+        known = predictions.labelled
+        metrics = compute_metrics(predictions.probabilities[known], predictions.targets[known], task=task)
         return {"loss": predictions.loss} | metrics
     of_levels = {name: figures_of(part, task=task) for name, part in predictions.by_level(hierarchy).items()}
     first = of_levels[hierarchy.levels[0].name] | {"loss": predictions.loss}
@@ -116,7 +127,7 @@ def predict(
     accelerator: Accelerator,
     hierarchy: Hierarchy | None = None,
 ) -> Predictions:
-    """Run a model over batches without learning; padding is left out.
+    """Run a model over batches without learning; padding is left out, what is not labelled stays.
 
     Args:
         model: As prepared by the accelerator.
@@ -136,26 +147,28 @@ def predict(
             moved = batch.to(accelerator.device)
             with accelerator.autocast():
                 scores = model(moved.inputs)
-            values = (*_of_levels(scores, moved.labels, task, hierarchy), batch.starts)
+            values = (*_of_levels(scores, moved.labels, task, hierarchy), batch.starts, batch.labelled)
             columns.append(tuple(value[batch.mask.to(value.device)].cpu().numpy() for value in values))
             keys += [key for key, real in zip(batch.keys, batch.mask.tolist(), strict=True) if real]
     if accelerator.num_processes > 1:
         # gather_object joins lists of the ranks in order of rank.
         keys, columns = gather_object(keys), gather_object(columns)
     parts = [np.concatenate(column) for column in zip(*columns, strict=True)]
-    loss, level_losses = _mean_losses(parts[2], hierarchy)
+    labelled = parts[4].astype(np.bool_)
+    loss, level_losses = mean_losses(parts[2][labelled], hierarchy)
     return Predictions(
         keys=keys,
         probabilities=parts[0],
         targets=parts[1].astype(np.bool_),
         starts=parts[3].astype(np.int64),
+        labelled=labelled,
         loss=loss,
         level_losses=level_losses,
         window_losses=parts[2],
     )
 
 
-def _mean_losses(losses: npt.NDArray[np.float32], hierarchy: Hierarchy | None) -> tuple[float, tuple[float, ...]]:
+def mean_losses(losses: npt.NDArray[np.float32], hierarchy: Hierarchy | None) -> tuple[float, tuple[float, ...]]:
     """The loss of a set, and of a hierarchy each level's, by those of its windows, (num_windows, num_levels)."""
     means = [float(column.mean()) if len(column) else math.nan for column in losses.T]
     weights = [level.weight for level in hierarchy.levels] if hierarchy else [1.0]

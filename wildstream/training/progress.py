@@ -10,13 +10,28 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate.utils import set_seed
 
 from wildstream.errors import ConfigError
 from wildstream.stream.ledger import Ledger
+
+
+class Learnt(NamedTuple):
+    """What one batch was, of all ranks together."""
+
+    loss: float
+    """Sum of the losses of the clips that count: those that decoded and are labelled."""
+    clips: int
+    """Their number."""
+    windows: int
+    """Number of those that decoded."""
+    due: bool
+    """Whether it is time for a checkpoint."""
+    told: bool
+    """Whether a signal told to stop."""
 
 
 @dataclass(slots=True)
@@ -30,7 +45,9 @@ class Progress:
     loss: float = 0.0
     """Sum of the losses of this epoch's clips so far."""
     clips: int = 0
-    """Their number."""
+    """Their number: of clips that are unlabelled there is no loss."""
+    windows: int = 0
+    """Clips of this epoch so far that were delivered, unlabelled ones too."""
     seconds: float = 0.0
     """Time in this epoch's steps."""
     waiting: float = 0.0
@@ -42,9 +59,15 @@ class Progress:
     ledger: Ledger = field(default_factory=lambda: Ledger(0))
     """Of the parts of this epoch before the training was left, all ranks."""
 
+    def add(self, learnt: Learnt) -> None:
+        """Count one batch of each rank."""
+        self.batches += 1
+        self.loss, self.clips = self.loss + learnt.loss, self.clips + learnt.clips
+        self.windows += learnt.windows
+
     def next_epoch(self) -> None:
         """Begin the next epoch."""
-        self.epoch, self.batches, self.loss, self.clips = self.epoch + 1, 0, 0.0, 0
+        self.epoch, self.batches, self.loss, self.clips, self.windows = self.epoch + 1, 0, 0.0, 0, 0
         self.seconds, self.waiting, self.ledger = 0.0, 0.0, Ledger(0)
 
     def as_dict(self) -> dict[str, Any]:
@@ -56,7 +79,7 @@ class Progress:
     def from_dict(cls, facts: Mapping[str, Any]) -> Progress:
         """The inverse of `as_dict`."""
         ledger = Ledger(**{**facts["ledger"], "skipped": Counter(facts["ledger"]["skipped"])})
-        return cls(**{**facts, "ledger": ledger})
+        return cls(**{"windows": facts["clips"], **facts, "ledger": ledger})  # older ones knew of no unlabelled clips
 
 
 def seed_batch(seed: int, epoch: int, batch: int, rank: int) -> None:

@@ -98,6 +98,7 @@ def train(config: TrainConfig, *, interruption: Interruption | None = None) -> P
     accelerator = make_accelerator(options)
     run = Path(broadcast_object_list([str(run)])[0])
     goes_on = _find_run(run, config, accelerator)
+    check_labelled(training, validation)
     labels = training.labels()
     hierarchy = _find_hierarchy(config, training.categories, labels, run if goes_on else None)
     _check_monitor(options.monitor, training, hierarchy)
@@ -163,6 +164,22 @@ def train(config: TrainConfig, *, interruption: Interruption | None = None) -> P
     finally:
         accelerator.end_training()
     return run
+
+
+def check_labelled(*splits: WindowDataset) -> None:
+    """Tell how many windows are not labelled, where some are; refuse a split in which none is (ConfigError)."""
+    for dataset in splits:
+        labelled, split = dataset.labelled(), dataset.index.info.split
+        if not labelled.any():
+            raise ConfigError(
+                f"{split}: none of the {len(labelled):,} windows is labelled. Label some of its frames, or take "
+                "another split."
+            )
+        if not labelled.all() and int(os.environ.get("RANK", "0")) == 0:
+            tqdm.write(
+                f"{split}: {int((~labelled).sum()):,} of {len(labelled):,} windows are not labelled; losses and "
+                "figures leave them out"
+            )
 
 
 def _average(model: nn.Module, decay: float | None) -> AveragedModel | None:

@@ -37,7 +37,7 @@ from wildstream.training.kept import forget_after, keep, score
 from wildstream.training.losses import Criterion, LevelsCriterion
 from wildstream.training.metrics import best_thresholds
 from wildstream.training.predict import Predictions, figures_of, predict, total_ledger
-from wildstream.training.progress import Progress, seed_batch
+from wildstream.training.progress import Learnt, Progress, seed_batch
 
 HISTORY_NAME = "history.jsonl"
 
@@ -192,27 +192,26 @@ class Trainer:
             batch = next(batches)
             arrived = time.perf_counter()
             is_step = (progress.batches + 1) % config.accumulate == 0 or progress.batches + 1 == total
-            loss, clips, due, told = self._learn(batch, sync=is_step)
-            clips_of_step += clips
+            learnt = self._learn(batch, sync=is_step)
+            clips_of_step += learnt.clips
             if is_step:
                 self._step(clips_of_step)
                 clips_of_step = 0
-            progress.batches += 1
-            progress.loss, progress.clips = progress.loss + loss, progress.clips + clips
+            progress.add(learnt)
             progress.waiting += arrived - started
             progress.seconds += time.perf_counter() - started
-            bar.set_postfix(loss=f"{loss / max(1, clips):.3f}", refresh=False)
+            bar.set_postfix(loss=f"{learnt.loss / max(1, learnt.clips):.3f}", refresh=False)
             bar.update()
-            if is_step and (due or told) and progress.batches < total:
+            if is_step and (learnt.due or learnt.told) and progress.batches < total:
                 self._save(self.manifest, ledger=self._ledger_so_far())
-                if told:
+                if learnt.told:
                     raise self._interrupted()
         next(batches, None)  # only now does the loader check that the epoch adds up
         bar.close()
         return {
             "loss": progress.loss / max(1, progress.clips),
             "lr": float(self.schedule.get_last_lr()[-1]),
-            "windows_per_second": progress.clips / max(1e-9, progress.seconds),
+            "windows_per_second": progress.windows / max(1e-9, progress.seconds),
             "waiting_for_data": progress.waiting / max(1e-9, progress.seconds),
             **self._gpu_memory(),
         }
@@ -225,16 +224,12 @@ class Trainer:
         torch.cuda.reset_peak_memory_stats(self.accelerator.device)
         return {"gpu_memory_bytes": float(peak)}
 
-    def _learn(self, batch: Batch, *, sync: bool) -> tuple[float, int, bool, bool]:
-        """Add the gradients of one batch, padding left out.
+    def _learn(self, batch: Batch, *, sync: bool) -> Learnt:
+        """Add the gradients of one batch, padding and what is not labelled left out.
 
         Args:
             batch: Of this rank.
             sync: Whether the ranks' gradients are put together; not in the middle of a step.
-
-        Returns:
-            Of all ranks together: the sum of the clips' losses, their number, whether it is time for a checkpoint, and
-            whether a signal told to stop.
         """
         moved = batch.to(self.accelerator.device)
         if self.manifest.hierarchy is not None:  # before anything is mixed
@@ -244,20 +239,22 @@ class Trainer:
         with nullcontext() if sync else self.accelerator.no_sync(self.model):
             with self.accelerator.autocast():
                 scores = self.model(moved.inputs)
-            losses = self.criterion(scores, moved.labels)
-            total = torch.where(moved.mask, losses, 0).sum()
-            # Of the ranks' gradients the mean is taken: this makes it the mean over a step's windows, if all are real.
+            counts = moved.counts
+            # Masked before the loss too: what is infinite there has no gradient that 0 times it would be 0.
+            losses = self.criterion(torch.where(counts.unsqueeze(1), scores, 0), moved.labels)
+            total = torch.where(counts, losses, 0).sum()
+            # Of the ranks' gradients the mean is taken: this makes it the mean over a step's windows, if all count.
             self.accelerator.backward(total / (self.config.batch_size * self.config.accumulate))
         due = time.monotonic() - self._saved_at >= 60 * self.config.checkpoint_minutes
         wishes = torch.tensor([due, self.interruption.came is not None], device=total.device, dtype=torch.float32)
-        facts = torch.cat([torch.stack([total.detach(), moved.mask.sum().float()]), wishes])
-        loss, clips, due, told = self.accelerator.reduce(facts, reduction="sum").tolist()
+        facts = torch.cat([torch.stack([total.detach(), counts.sum().float(), moved.mask.sum().float()]), wishes])
+        loss, clips, windows, due, told = self.accelerator.reduce(facts, reduction="sum").tolist()
         if not math.isfinite(loss):
             raise WildStreamError(_blame(loss, batch, losses))
-        return loss, round(clips), due > 0, told > 0
+        return Learnt(loss, round(clips), round(windows), due > 0, told > 0)
 
     def _step(self, clips: int) -> None:
-        """Let the optimizer take a step for so many clips of all ranks; none where not one of them decoded."""
+        """Let the optimizer take a step for so many clips of all ranks; none where not one of them counts."""
         if clips:
             for parameter in self.model.parameters():
                 if parameter.grad is not None and clips != self._windows_per_step:
@@ -353,7 +350,8 @@ def tune_thresholds(predictions: Predictions, manifest: Manifest) -> dict[str, f
     if (hierarchy := manifest.hierarchy) is not None:
         first = hierarchy.levels[0]
         names, predictions = first.classes, predictions.by_level(hierarchy)[first.name]
-    thresholds = best_thresholds(predictions.probabilities, predictions.targets)
+    known = predictions.labelled
+    thresholds = best_thresholds(predictions.probabilities[known], predictions.targets[known])
     return dict(zip(names, thresholds.tolist(), strict=True))
 
 
@@ -367,7 +365,7 @@ def _cut_history(path: Path, epochs: int) -> None:
 
 def _blame(mean: float, batch: Batch, losses: Tensor) -> str:
     """The message about a loss that is not finite: which windows of this process caused it."""
-    guilty = (~losses.detach().isfinite().cpu() & batch.mask.cpu()).nonzero().flatten().tolist()
+    guilty = (~losses.detach().isfinite().cpu() & batch.counts.cpu()).nonzero().flatten().tolist()
     windows = ", ".join(f"({batch.keys[clip]}, {int(batch.starts[clip])})" for clip in guilty)
     where = f"at the windows {windows}" if guilty else "at windows of another process"
     return f"the loss is {mean} {where}. Lower trainer.lr, or look at these windows."

@@ -20,6 +20,7 @@ from test_evaluation_figures import FakeIndex, FakeManifest, make_predictions
 from test_report import make_manifest
 from test_training import TINY_STYLE, Mean, trainer_of
 from tiny import (
+    CATEGORIES,
     FRAMES,
     UNLABELLED,
     frames_shards,
@@ -38,7 +39,7 @@ from wildstream.errors import ConfigError, WildStreamError
 from wildstream.evaluation.describe import Analyses, describe
 from wildstream.evaluation.evaluate import evaluate, render
 from wildstream.evaluation.predictions_file import read_predictions, write_predictions
-from wildstream.evaluation.report_pictures import unlabelled_spans
+from wildstream.evaluation.report_pictures import LevelResult, timeline_pictures, unlabelled_spans
 from wildstream.evaluation.tolerance import TOLERANCES
 from wildstream.features.extract import extract
 from wildstream.inspection import Contents, describe_dataset
@@ -50,6 +51,7 @@ from wildstream.stream.loader import Loader
 from wildstream.training.augmentation import Augment
 from wildstream.training.losses import clip_losses
 from wildstream.training.metrics import best_thresholds, compute_metrics
+from wildstream.training.predict import Predictions
 from wildstream.training.run import train
 from wildstream.training.trainer import tune_thresholds
 
@@ -376,6 +378,27 @@ def test_timelines_show_what_is_not_labelled(shards):
         unit="s",
     )
     assert timeline_chart(replace(bands, unlabelled=np.array([[1.2, 1.8]]))) != timeline_chart(bands)
+
+
+def test_only_the_timelines_of_videos_that_have_such_frames_are_hatched(shards, tmp_path_factory):
+    datasets = [
+        ws.DatasetBuilder(path=path / "test", style=TINY_STYLE).build()
+        for path in (shards, frames_shards(tmp_path_factory))
+    ]
+    videos, starts = datasets[0].addresses()
+    targets = datasets[0].labels()
+    found = Predictions(
+        keys=[datasets[0].index.keys[video] for video in videos],
+        starts=starts,
+        probabilities=targets.astype(np.float32),
+        targets=targets,
+        loss=0.0,
+    )
+    classes = {name: {} for name in CATEGORIES}
+    level = LevelResult(name="", classes=classes, predictions=found, task="multi_label", intervals={})
+    (partly, _), (whole, _) = (timeline_pictures(level, dataset) for dataset in datasets)
+    same = {one.caption[:2]: one.png == other.png for one, other in zip(partly, whole, strict=True)}
+    assert same == {"v0": True, "v1": False}
 
 
 def test_a_head_on_features_learns_with_the_same_masks(shards, tmp_path):

@@ -186,7 +186,7 @@ def test_a_wrong_observation_is_named_by_its_line_and_the_others_are_packed(tank
 def test_projects_that_are_none_are_refused_whole(tank, tmp_path):
     root = videos_of(tank, tmp_path / "lab")
     for content, message in (
-        (b"{", "p.boris is no BORIS project: JSONDecodeError"),
+        (b"{", "p.boris is no JSON that can be read"),
         (b"[]", "is no BORIS project"),
         (b"\xff\xfe", "p.boris is not UTF-8 text"),
         (b'{"observations": {}, "behaviors_conf": {}}', "has a behavior; is it another layout"),

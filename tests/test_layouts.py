@@ -646,7 +646,7 @@ def test_links_to_folders_are_followed_and_loops_are_not(footage, tmp_path):
     shutil.copy(footage / "c1.mp4", root / "more" / "walk")
     scan = get_format("folders").scan(root)
     assert sorted((source.split, source.key) for source in scan.sources) == [
-        ("more", "walk/c1"),
+        ("all", "more/walk/c1"),
         ("train", "run/a1"),
         ("train", "walk/b1"),
     ]

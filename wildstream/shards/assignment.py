@@ -82,6 +82,8 @@ def _facts_of(source: Source, stats: list[tuple[int, int]], root: Path) -> list[
         facts.append(source.cut.as_dict())
     if source.fps != USUAL_FPS:
         facts.append(str(source.fps))
+    if source.prefix:
+        facts.append(source.prefix)
     return facts
 
 

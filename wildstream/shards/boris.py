@@ -11,7 +11,6 @@ that the others can be used.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from typing import Any
 
 from wildstream.errors import LabelError
 from wildstream.shards.event_table import parse_seconds, table_header, table_lines
-from wildstream.shards.label_files import read_text
+from wildstream.shards.label_files import read_json
 from wildstream.shards.labels import TimedEvent
 
 EXTENSIONS = ("boris", "csv", "tsv")
@@ -167,7 +166,7 @@ def _read_table(path: Path, header: Sequence[str], times: Sequence[str]) -> Codi
 def _read_project(path: Path) -> Coding:
     """A .boris file."""
     try:
-        project = json.loads(read_text(path), parse_float=str, parse_int=str)
+        project = read_json(path)
         ethogram = {str(entry["code"]): str(entry["type"]) for entry in project["behaviors_conf"].values()}
         observations = {str(name): dict(content) for name, content in project["observations"].items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -59,7 +59,7 @@ def add_pack_options(parser: argparse.ArgumentParser) -> None:
         help="option of the layout; may be repeated. events, boris: radius (seconds around points in time). elan: "
         "tiers (once for each). wlasl: subset (asl100, asl300, asl1000, asl2000), crop (to the signer: yes), cut (no: "
         "the videos are cut already). table: path, label (columns), cut. folders: fold (1 to 3). "
-        "frame-folders: fps, path, label",
+        "frame-folders: fps, prefix, path, label. image-folders: path, label",
     )
     parser.add_argument("--split", action="append", metavar="NAME", help="pack this split alone; may be repeated")
     parser.add_argument(
@@ -89,15 +89,15 @@ def run_pack(options: argparse.Namespace) -> int:
     from wildstream.storage.urls import join, redact
     from wildstream.tables import table
 
-    format = options.format
+    format, format_options = options.format, _join_format_options(options.format_option or [])
     if format == AUTO:
-        format, reason = recognise_format(options.source)
+        format, reason = recognise_format(options.source, format_options)
         print(f"format: {format} ({reason})")
     report = pack(
         options.source,
         options.out,
         format=format,
-        format_options=_join_format_options(options.format_option or []),
+        format_options=format_options,
         splits=options.split,
         shard_bytes=options.shard_bytes,
         workers=options.workers,
@@ -110,6 +110,8 @@ def run_pack(options: argparse.Namespace) -> int:
         print(f"{split}: {number}{reused}   {redact(join(options.out, split))}")
         if split in report.transcoded:
             print(f"  re-encoded: {report.transcoded[split]}")
+    named = f"{', '.join(report.categories[:SHOWN])}{', …' if len(report.categories) > SHOWN else ''}"
+    print(f"classes: {len(report.categories):,} ({named})")
     kinds = report.kinds()
     for word, entries in kinds.items():
         for entry in entries[:SHOWN]:

@@ -66,9 +66,9 @@ def _find_copies(sources: Sequence[Source], workers: int, progress: bool) -> lis
     """Sources of which the videos have the same bytes, in order; those that are alone are left out."""
     sizes: dict[int, dict[Path, list[Source]]] = defaultdict(lambda: defaultdict(list))
     for source in sources:
-        if source.cut is None and source.video.is_file():
-            sizes[source.video.stat().st_size][source.video].append(source)
-    several = [path for size, paths in sizes.items() if size and len(paths) > 1 for path in paths]
+        if source.cut is None:
+            sizes[sum(path.stat().st_size for path in source.files())][source.video].append(source)
+    several = [found[0] for size, paths in sizes.items() if size and len(paths) > 1 for found in paths.values()]
     owners = {path: found for paths in sizes.values() for path, found in paths.items()}
     groups: dict[bytes, list[Source]] = defaultdict(list)
     batches = [several[start : start + BATCH] for start in range(0, len(several), BATCH)]
@@ -76,10 +76,10 @@ def _find_copies(sources: Sequence[Source], workers: int, progress: bool) -> lis
         ThreadPoolExecutor(workers, "copies") as threads,
         tqdm(desc="look for copies", total=len(several), unit="file", disable=not progress or not several) as bar,
     ):
-        for paths, digests in zip(batches, threads.map(_digests, batches), strict=True):
-            for path, digest in zip(paths, digests, strict=True):
-                groups[digest] += owners[path]
-            bar.update(len(paths))
+        for batch, digests in zip(batches, threads.map(_digests, batches), strict=True):
+            for source, digest in zip(batch, digests, strict=True):
+                groups[digest] += owners[source.video]
+            bar.update(len(batch))
     return [
         sorted(group, key=lambda source: (source.split, source.key))
         for digest, group in groups.items()
@@ -87,18 +87,21 @@ def _find_copies(sources: Sequence[Source], workers: int, progress: bool) -> lis
     ]
 
 
-def _digests(paths: Sequence[Path]) -> list[bytes]:
-    """Hashes of a few files."""
-    return [_digest(path) for path in paths]
+def _digests(sources: Sequence[Source]) -> list[bytes]:
+    """Hashes of a few videos."""
+    return [_digest(source) for source in sources]
 
 
-def _digest(path: Path) -> bytes:
-    """Hash of a file; empty where it cannot be read, which packing says."""
+def _digest(source: Source) -> bytes:
+    """Hash of a video, or of the images that are its frames; empty where one cannot be read, which packing says."""
+    whole = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        for path in source.files():
+            with path.open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
     except OSError:
         return b""
+    return whole.digest()
 
 
 def _judged(same: Sequence[Source], root: Path) -> list[tuple[Source, str]]:

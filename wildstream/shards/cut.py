@@ -36,7 +36,10 @@ class Cut:
         """
         if self.seconds is not None:
             event = TimedEvent(0, *self.seconds, self.origin)
-            track = LabelTrack.from_seconds([event], pts=facts.pts, time_base=facts.time_base, num_classes=1)
+            try:
+                track = LabelTrack.from_seconds([event], pts=facts.pts, time_base=facts.time_base, num_classes=1)
+            except LabelError as error:
+                raise LabelError(str(error).replace("the event of class 0", "the clip")) from error
             return int(track.first[0]), int(track.stop[0])
         first, stop = self.frames or (0, None)
         stop = facts.num_frames if stop is None else stop

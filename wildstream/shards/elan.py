@@ -38,8 +38,8 @@ class Annotation:
 class Medium:
     """A file that an .eaf is about."""
 
-    name: str
-    """As its computer knew it."""
+    names: tuple[str, ...]
+    """Its addresses, absolute and relative, as its computer knew it."""
     origin: Fraction
     """Seconds of it that lie before the time 0 of the annotations."""
 
@@ -82,8 +82,8 @@ def _read(path: Path, _changed: int, _size: int) -> Transcript:
         origin = described.get("TIME_ORIGIN") or "0"
         if not re.fullmatch(r"-?\d{1,10}", origin, re.ASCII):
             raise LabelError(f"{path.name}: the TIME_ORIGIN {origin[:40]!r} of a medium is no time in ms")
-        if name := described.get("MEDIA_URL") or described.get("RELATIVE_MEDIA_URL"):
-            media.append(Medium(name, Fraction(int(origin), MILLISECONDS)))
+        names = tuple(name for kind in ("MEDIA_URL", "RELATIVE_MEDIA_URL") if (name := described.get(kind)))
+        media.append(Medium(names, Fraction(int(origin), MILLISECONDS)))
     tiers = tuple(tier.get("TIER_ID", "") for tier in root.iter("TIER"))
     return Transcript(tuple(media), tuple(_annotations(root, path.name)), tiers)
 

@@ -20,7 +20,7 @@ from wildstream.facts import VideoFacts
 from wildstream.probe import probe
 from wildstream.shards.encoders import EXTENSION, Transcode
 from wildstream.shards.formats import Format, Source
-from wildstream.shards.formats.scanning import IMAGE_EXTENSIONS, list_images
+from wildstream.shards.formats.scanning import IMAGE_EXTENSIONS
 from wildstream.shards.index_schema import PAIRS
 from wildstream.shards.labels import LabelTrack
 from wildstream.shards.stills import IMAGE_VIDEO, join_images
@@ -106,7 +106,7 @@ def ingest(
 def _read_video(source: Source) -> tuple[bytes, str]:
     """The video file of a source, made of its images where it is one of them or a folder of them; its extension."""
     if source.video.is_dir():
-        return join_images(list_images(source.video), fps=source.fps), IMAGE_VIDEO
+        return join_images(source.files(), fps=source.fps), IMAGE_VIDEO
     if source.video.suffix[1:].lower() in IMAGE_EXTENSIONS:
         return join_images([source.video], fps=source.fps), IMAGE_VIDEO
     return source.video.read_bytes(), source.video.suffix[1:].lower()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,10 +27,12 @@ def read_categories(path: Path) -> list[str]:
     """
     try:
         names = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FormatError(f"{path} cannot be read as JSON: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise FormatError(f"{path} cannot be read as JSON: {str(error)[:200]}") from error
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise FormatError(f'{path} must hold a list of class names such as ["feeding", "chasing"], got {names!r:.80}')
+    if strange := [name for name in names if not _is_text(name)]:
+        raise FormatError(f"{path} names {strange[0]!r:.60}, which is no text: half a character. Write another name")
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise FormatError(f"{path} names {', '.join(map(repr, doubled))} more than once; class names must be distinct")
     return names
@@ -117,9 +119,27 @@ def read_clip_class(path: Path) -> int:
     return int(text)
 
 
+def _is_text(name: str) -> bool:
+    """Whether all characters of a name can be written."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def text_lines(path: Path) -> list[str]:
     """The lines of a text file, without line ends and without blank lines at its end."""
     return read_text(path).rstrip().splitlines()
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever it holds
+    """The content of a JSON file, numbers as they are written; LabelError where it is none."""
+    text = read_text(path)
+    try:
+        return json.loads(text, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError) as error:
+        raise LabelError(f"{path.name} is no JSON that can be read: {str(error)[:200]}") from error
 
 
 def read_text(path: Path) -> str:

@@ -40,6 +40,7 @@ from wildstream.shards.formats import (
     get_format,
     recognise_format,
     select_splits,
+    tidy,
 )
 from wildstream.shards.index_schema import DatasetInfo, make_table, write_table
 from wildstream.shards.ingest import Sample, ingest
@@ -123,10 +124,12 @@ def pack(
     root, storage = Path(source), storage or Storage()
     report = PackReport()
     if isinstance(format, str) and format == AUTO:
-        format, report.recognised_by = recognise_format(root)
+        format, report.recognised_by = recognise_format(root, format_options)
     layout = get_format(format, format_options) if isinstance(format, str) else format
     report.format = layout.name
     scan = layout.scan(root) if splits is None else select_splits(layout.scan(root), splits)
+    tidy(scan, root)
+    report.categories = scan.categories
     report.leaks = leave_out_copies(scan, root, workers=workers or os.cpu_count() or 1, progress=progress)
     if not urls.is_remote(out):
         urls.local_path(out).mkdir(parents=True, exist_ok=True)

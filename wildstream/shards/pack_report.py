@@ -27,6 +27,8 @@ class PackReport:
     """Layout of the source."""
     recognised_by: str = ""
     """What said so, where it was not told."""
+    categories: list[str] = field(default_factory=list)
+    """Names of the classes, in order of class number."""
     packed: dict[str, int] = field(default_factory=dict)
     """Videos in the shards, by split."""
     reused: dict[str, int] = field(default_factory=dict)

@@ -11,7 +11,8 @@ becomes PNG, losslessly.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +28,10 @@ IMAGE_VIDEO = "mov"
 _ORIENTATION, _UPRIGHT = 0x0112, (0, 1)
 _TAKEN = {"JPEG": ("L", "RGB"), "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")}
 """What becomes a packet as it is: formats and their modes, in Pillow's words."""
+PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
+_JPEG_END, _PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+"""Pillow's transpositions that put an image upright, by the orientation in its EXIF tag."""
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L")
 
 
@@ -65,42 +70,74 @@ def join_images(paths: Sequence[Path], *, fps: Fraction) -> bytes:
                 f"{path.name} has {wide} × {high} pixels, {paths[0].name} {first_wide} × {first_high}; the frames of a "
                 "video have one size"
             )
+    several = sorted({stem for path in paths if (stem := path.stem.rstrip("0123456789"))} if len(paths) > 1 else ())
+    if len(several) > 1 and all(path.stem[-1:].isdecimal() for path in paths):
+        raise VideoError(
+            f"holds images of {len(several)} kinds, {', '.join(several[:4])}; say which are its frames, "
+            f"--format-option prefix={several[0]}"
+        )
     as_they_are = len(set(kinds)) == 1 and kinds[0].format in _TAKEN
-    images = [path.read_bytes() if as_they_are else _as_png(path) for path in paths]
+    images = [_as_it_is(path) if as_they_are else _as_png(path) for path in paths]
     return _join(images, fps)
 
 
 def _kind(path: Path) -> _Kind:
     """What sort of image a file is, by its header."""
-    image = _open(path)
-    wanted = image.getexif().get(_ORIENTATION, 1) in _UPRIGHT and image.mode in _TAKEN.get(image.format or "", ())
-    if not wanted and image.mode in _DEEP:
-        raise VideoError(f"{path.name} has more than 8 bits per sample; convert it to PNG, or to 8 bits")
-    turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    size = image.size[::-1] if turned else image.size
-    layers = getattr(image, "layer", None)
-    return _Kind((image.format or "") if wanted else "to be PNG", size, (image.mode, str(layers)))
+    with _naming(path):
+        image = _open(path)
+        count = getattr(image, "n_frames", 1)
+        if count > 1 and image.format != "MPO":
+            raise VideoError(f"{path.name} holds {count} images; write each to a file of its own")
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        wanted = orientation in _UPRIGHT and image.mode in _TAKEN.get(image.format or "", ())
+        if not wanted and image.mode in _DEEP:
+            raise VideoError(f"{path.name} has more than 8 bits per sample; convert it to PNG, or to 8 bits")
+        size = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
+        layers = getattr(image, "layer", None)
+        return _Kind((image.format or "") if wanted else "to be PNG", size, (image.mode, str(layers)))
 
 
 def _open(path: Path) -> Image:
-    """An image, of which the header was read."""
-    from PIL import Image, UnidentifiedImageError
+    """An image, of which the header was read; of other formats than these Pillow would run programs."""
+    from PIL import Image
 
+    return Image.open(io.BytesIO(path.read_bytes()), formats=PILLOW_FORMATS)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Make whatever Pillow raises of a file that is damaged, or strange, a VideoError that names it."""
     try:
-        return Image.open(io.BytesIO(path.read_bytes()))
-    except (UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise VideoError(f"{path.name} is no image that can be read ({str(error)[:80]})") from error
+        yield
+    except VideoError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        told = "" if "BytesIO" in str(error) else f" ({str(error)[:80]})"
+        raise VideoError(f"{path.name} is no image that can be read{told}") from error
+
+
+def _as_it_is(path: Path) -> bytes:
+    """The bytes of a JPEG or PNG that is whole; decoders show what is left of a JPEG, and grey."""
+    data = path.read_bytes()
+    if not data.endswith((_JPEG_END, _PNG_END)):  # something may come behind the end: then only decoding tells
+        with _naming(path):
+            _open(path).load()
+    return data
 
 
 def _as_png(path: Path) -> bytes:
     """An image as the bytes of a PNG, upright, RGB."""
-    from PIL import ImageOps
+    from PIL.Image import Transpose
 
     target = io.BytesIO()
-    try:
-        ImageOps.exif_transpose(_open(path)).convert("RGB").save(target, "PNG", compress_level=1)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise VideoError(f"{path.name} cannot be decoded ({str(error)[:80]})") from error
+    with _naming(path):
+        image = _open(path)
+        image.load()
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        upright = image if turn is None else image.transpose(Transpose(turn))
+        upright.convert("RGB").save(target, "PNG", compress_level=1)
     return target.getvalue()
 
 
@@ -124,6 +161,6 @@ def _join(images: Sequence[bytes], fps: Fraction) -> bytes:
                 packet.pts = packet.dts = number * step.numerator
                 packet.duration, packet.is_keyframe = step.numerator, True
                 result.mux(packet)
-    except av.FFmpegError as error:
-        raise VideoError(f"its images make no video: {error.strerror}") from error
+    except (av.FFmpegError, ValueError, OverflowError) as error:
+        raise VideoError(f"its images make no video ({str(error)[:100]})") from error
     return target.getvalue()

@@ -7,14 +7,14 @@ video, and what it cannot pair it names instead of passing over it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import Field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from wildstream.errors import ConfigError, FormatError
+from wildstream.errors import ConfigError, FormatError, LabelError
 from wildstream.shards.formats.annotated import EventAnnotated, FrameAnnotated, VideoAnnotated
 from wildstream.shards.formats.boris import BorisCoded
 from wildstream.shards.formats.class_folders import ClassFolders
@@ -34,7 +34,9 @@ from wildstream.shards.formats.scanning import (
     find_categories,
     safe_name,
 )
+from wildstream.shards.formats.tidying import tidy
 from wildstream.shards.formats.wlasl import Wlasl
+from wildstream.shards.label_files import read_text
 
 __all__ = [
     "AUTO",
@@ -50,6 +52,7 @@ __all__ = [
     "recognise_format",
     "safe_name",
     "select_splits",
+    "tidy",
 ]
 
 AUTO = "auto"
@@ -71,6 +74,8 @@ FORMATS: dict[str, type[Format]] = {
     )
 }
 
+HEADS = 3
+"""Files whose beginning is told where no format is recognised."""
 FOLDERS_ALONE = (ClassFolders.name, FrameFolders.name, ImageFolders.name)
 """Formats of which folders may be the only sign; the signs of others count more."""
 
@@ -105,8 +110,12 @@ def get_format(name: str, options: Mapping[str, object] | None = None) -> Format
     return made
 
 
-def recognise_format(root: str | Path) -> tuple[str, str]:
+def recognise_format(root: str | Path, options: Mapping[str, object] | None = None) -> tuple[str, str]:
     """The name of the format that a source folder is in, and what says so.
+
+    Args:
+        root: The source folder.
+        options: Options of the format; only such as have these are looked for.
 
     Raises:
         FormatError: It looks like none, or like several.
@@ -115,7 +124,8 @@ def recognise_format(root: str | Path) -> tuple[str, str]:
     check_folder(root)
     listing = Listing.of(root)
     for names in ([name for name in FORMATS if name not in FOLDERS_ALONE], FOLDERS_ALONE):
-        found = {name: told for name in names if (told := get_format(name).recognise(listing))}
+        able = [name for name in names if set(options or {}) <= {option.name for option in _options_of(name)}]
+        found = {name: told for name in able if (told := get_format(name, options).recognise(listing))}
         if len(found) == 1:
             return next(iter(found.items()))
         if found:
@@ -124,10 +134,29 @@ def recognise_format(root: str | Path) -> tuple[str, str]:
         videos, images = len(listing.videos), len(listing.images)
         raise FormatError(
             f"{root} looks like no layout that is known: {videos:,} videos, {images:,} images and "
-            f"{len(listing) - videos - images:,} other files. Say --format, one of {', '.join(FORMATS)}"
+            f"{len(listing) - videos - images:,} other files{_heads_of(listing)}. Say --format, one of "
+            f"{', '.join(FORMATS)}"
         )
     told = "; ".join(f"{name}: {reason}" for name, reason in found.items())
     raise FormatError(f"{root} looks like {len(found)} layouts ({told}). Say which, by --format")
+
+
+def _options_of(name: str) -> Sequence[Field[Any]]:
+    """The options of a format."""
+    layout: Any = FORMATS[name]
+    return fields(layout)
+
+
+def _heads_of(listing: Listing) -> str:
+    """How the first tables and JSONs begin, or why they cannot be read, for a message."""
+    told = []
+    for path in listing.having("csv", "tsv", "json")[:HEADS]:
+        try:
+            text = read_text(path).strip()
+            told.append(f"{listing.told(path)} begins {text.partition(chr(10))[0]!r:.80}")
+        except LabelError as error:
+            told.append(str(error))
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def select_splits(scan: Scan, splits: Sequence[str]) -> Scan:

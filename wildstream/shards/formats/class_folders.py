@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -12,8 +12,8 @@ from pydantic import Field
 
 from wildstream.errors import FormatError, LabelError
 from wildstream.facts import VideoFacts
-from wildstream.shards.formats.clip_lists import LIST_EXTENSIONS, describe_list
-from wildstream.shards.formats.listed import Clip, ListedSources, sorted_names
+from wildstream.shards.formats.clip_lists import LIST_EXTENSIONS, ListReader, describe_list
+from wildstream.shards.formats.listed import Clip, Finder, ListedSources, sorted_names
 from wildstream.shards.formats.scanning import (
     LOOKED_AT,
     WHOLE,
@@ -22,9 +22,10 @@ from wildstream.shards.formats.scanning import (
     Scan,
     Source,
     Task,
-    add_source,
     find_categories,
+    folders_below_split,
     list_videos,
+    safe_name,
 )
 from wildstream.shards.label_files import text_lines
 from wildstream.shards.labels import LabelTrack
@@ -57,15 +58,17 @@ class ClassFolders:
         for path in listing.having("txt"):
             if is_official(path) and listing.videos:
                 return f"{listing.told(path)} is a list of UCF-101 or HMDB-51"
-        if any(describe_list(path) for path in listing.having(*LIST_EXTENSIONS)[:LOOKED_AT]):
+        videos = listing.videos
+        reader = ListReader(Finder(videos), find_categories(listing.root))
+        if any(describe_list(path, reader) for path in listing.having(*LIST_EXTENSIONS)[:LOOKED_AT]):
             return ""
         beside = {path.with_suffix("") for path in listing.having("txt", "tsv", "csv", "json", "eaf")}
-        videos = listing.videos
-        deep = all(len(video.relative_to(listing.root).parts) > 1 for video in videos)
-        alone = all(video.with_suffix("") not in beside for video in videos)
-        own = any(video.parent.name == video.stem for video in videos)
+        below = [folders_below_split(video, listing.root)[1] for video in videos]
         folders = {video.parent for video in videos}
-        if not (videos and deep and alone and not own and 1 < len({folder.name for folder in folders}) < len(videos)):
+        names = {found[-1] for found in below if found}
+        if not (videos and all(len(found) == 1 for found in below) and 1 < len(names) < len(videos)):
+            return ""
+        if any(video.with_suffix("") in beside or video.parent.name == video.stem for video in videos):
             return ""
         return f"{len(videos):,} videos without label files lie in {len(folders):,} folders"
 
@@ -76,16 +79,7 @@ class ClassFolders:
         official = [path for path in listing.having("txt") if is_official(path)]
         if official:
             return self._listed(listing, videos, official)
-        scan, taken = Scan([]), dict[tuple[str, str], Path]()
-        for video in videos:
-            if len(video.relative_to(root).parts) < 2:
-                reason = "lies in no class folder; move it into one"
-                scan.refused.append(Refusal(split=WHOLE, path=video.name, reason=reason))
-            else:
-                add_source(scan, root, video, [(None, video.parent.name)], lacking="", taken=taken, folders_in_key=1)
-        names = {source.part for source in scan.sources}
-        scan.categories = find_categories(root) or sorted_names(names)
-        return refuse_unknown(scan, root)
+        return scan_class_folders(videos, root)
 
     def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
         """See Format."""
@@ -123,6 +117,31 @@ class ClassFolders:
         left_out = {Path(note.path.rpartition(": ")[2]).with_suffix("").parts[-2:] for note in scan.unused}
         scan.refused = [note for note in scan.refused if Path(note.path).with_suffix("").parts[-2:] not in left_out]
         return scan
+
+
+def scan_class_folders(samples: Sequence[Path], root: Path) -> Scan:
+    """The sources of videos, images or folders of frames that lie in a folder of their class.
+
+    A folder above the class that is called train, val, test or the like is the split; others become part of the key.
+    """
+    scan, taken = Scan([]), dict[tuple[str, str], Path]()
+    for sample in samples:
+        relative = sample.relative_to(root)
+        split, folders = folders_below_split(sample, root)
+        if not folders:
+            reason = "lies in no class folder; move it into one"
+            scan.refused.append(Refusal(split=split, path=relative.as_posix(), reason=reason))
+            continue
+        stem = sample.name if sample.is_dir() else sample.stem
+        key = "/".join(safe_name(part) for part in (*folders, stem))
+        if other := taken.get((split, key)):
+            reason = f"its key {key!r} is taken by {other}; rename one of them"
+            scan.refused.append(Refusal(split=split, path=relative.as_posix(), reason=reason))
+            continue
+        taken[split, key] = relative
+        scan.sources.append(Source(key=key, split=split, video=sample, part=folders[-1]))
+    scan.categories = find_categories(root) or sorted_names({source.part for source in scan.sources})
+    return refuse_unknown(scan, root)
 
 
 def is_official(path: Path) -> bool:

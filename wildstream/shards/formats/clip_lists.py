@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wildstream.errors import LabelError
@@ -13,25 +12,45 @@ from wildstream.shards.cut import Cut
 from wildstream.shards.event_table import parse_seconds, table_header, table_lines
 from wildstream.shards.formats.listed import Clip, Finder, split_called, split_named
 from wildstream.shards.formats.scanning import WHOLE, first_lines
-from wildstream.shards.label_files import read_text, text_lines
+from wildstream.shards.label_files import read_json, text_lines
 from wildstream.video import VIDEO_EXTENSIONS
 
 TABLES = (".csv", ".tsv")
 LIST_EXTENSIONS = ("csv", "tsv", "txt", "json")
+TEMPLATE = "template"
+"""The column that has the class of Something-Something, whose label is a sentence; its [brackets] are left out."""
+JSON_BYTES = 32 << 20
+"""Bytes of a JSON that is opened to see whether it lists clips; a larger one is read where a format is named."""
+LINES = 50
+"""Lines of a list that are looked at for one that finds a file."""
+SPLIT_LETTERS = 100
+"""Characters of the name of a split, at most."""
 COLUMNS = {
-    "path": ("path", "video_path", "file_path", "file_name", "filename", "file", "video", "clip", "youtube_id"),
-    "label": ("label", "class", "category", "action", "behavior", "behaviour", "species", "gloss"),
+    "path": (
+        "path",
+        "video_path",
+        "file_path",
+        "file_name",
+        "filename",
+        "file",
+        "video",
+        "clip",
+        "youtube_id",
+        "video_id",
+        "id",
+    ),
+    "label": (TEMPLATE, "label", "class", "category", "action", "behavior", "behaviour", "species", "gloss"),
     "split": ("split", "subset"),
     "start": ("start", "time_start", "start_time", "start_s"),
     "stop": ("stop", "end", "time_end", "end_time", "stop_s", "end_s"),
 }
 """What a column can be called; the first that is there is taken."""
-NAMED_BY_TIMES = "youtube_id"
-"""The column of Kinetics' ids: its clips are cut already, and called ID_SSSSSS_SSSSSS by their seconds."""
 
 
 WRAPPERS = ("database", "annotations", "videos", "samples", "data")
 """What a JSON may have its clips below."""
+
+_VIDEO_FIRST = re.compile(rf"(.*\.(?:{'|'.join(VIDEO_EXTENSIONS)}))(?:[\s,]+(.*))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +76,10 @@ class ListReader:
         if path.suffix.lower() == ".json":
             records = json_records(path, told)
             return None if records is None else [*self._records(records, path, told)]
-        columns = self._columns(table_header(path) if path.suffix.lower() in TABLES else [])
+        header = table_header(path) if path.suffix.lower() in TABLES else []
+        if header and not all(given in header for given in (self.path, self.label) if given):
+            return None
+        columns = self._columns(header)
         if columns["path"] and columns["label"]:
             wanted = [what for what, column in columns.items() if column]
             rows = (
@@ -65,7 +87,7 @@ class ListReader:
                 for place, cells in table_lines(path, [columns[what] for what in wanted])
             )
             split = split_named(path.stem) or WHOLE
-            return [self._clip(values, origin, split, columns["path"]) for origin, values in rows]
+            return [self._clip(values, origin, split, columns["label"]) for origin, values in rows]
         return [*self._lines(path, told)] if is_list(path) else None
 
     def _columns(self, header: Sequence[str]) -> dict[str, str]:
@@ -81,32 +103,41 @@ class ListReader:
         for place, record in records:
             columns = self._columns(list(record))
             values = {what: record[column] for what, column in columns.items() if column}
-            yield self._clip({"path": "", "label": "", **values}, f"{told}, {place}", split, columns["path"])
+            yield self._clip({"path": "", "label": "", **values}, f"{told}, {place}", split, columns["label"])
 
     def _lines(self, path: Path, told: str) -> Iterator[Clip]:
         """The clips of a file without a header."""
         split = split_named(path.stem) or WHOLE
         for number, line in enumerate(text_lines(path), start=1):
             if line.strip():
-                video, *label = _parts(line)
-                yield self._clip(
-                    {"path": video, "label": label[0] if label else ""}, f"{told}, line {number}", split, ""
-                )
+                video, label, count = _parts(line)
+                clip = self._clip({"path": video, "label": label}, f"{told}, line {number}", split, "")
+                yield replace(clip, num_frames=count)
 
-    def _clip(self, values: dict[str, str], origin: str, split: str, path_column: str) -> Clip:
+    def _clip(self, values: dict[str, str], origin: str, split: str, label_column: str) -> Clip:
         """One clip, by what its columns hold."""
         video, problem, cut = values["path"].strip(), "", None
         label = self._named(values["label"].strip())
+        if label_column == TEMPLATE:
+            label = label.replace("[", "").replace("]", "")
         if not label:
             problem = "its class is empty"
+        elif not label.isprintable():
+            problem = f"its class {label!r:.60} is no text on one line"
+        if len(split_called(values.get("split", ""))) > SPLIT_LETTERS:
+            problem = f"its split {values['split']!r:.60} is no name of one"
+            values = {**values, "split": ""}
         try:
             cut = self._cut(values, origin)
         except LabelError as error:
-            problem = str(error)
-        if cut is not None and cut.seconds is not None and path_column == NAMED_BY_TIMES:
+            problem = str(error) if self.cut else problem
+        if cut is not None and cut.seconds is not None:
+            # Kinetics' clips are cut already, and called ID_SSSSSS_SSSSSS by their seconds.
             named = "_".join([video, *(f"{int(time):06d}" for time in cut.seconds)])
             if self.finder.find(named)[0] is not None:
                 video, cut = named, None
+            elif not self.cut:
+                cut = None
         return Clip(
             video=video,
             label=label,
@@ -125,7 +156,7 @@ class ListReader:
     def _cut(self, values: dict[str, str], origin: str) -> Cut | None:
         """The part of the video that a line names; LabelError where its times are none."""
         start, stop = (values.get(what, "").strip() for what in ("start", "stop"))
-        if not self.cut or not (start or stop):
+        if not (start or stop):
             return None
         if not (start and stop):
             raise LabelError(f"has {'a start' if start else 'a stop'} alone; write both, or none of them")
@@ -135,9 +166,23 @@ class ListReader:
         return Cut(seconds=(begun, ended), origin=origin)
 
 
-def describe_list(path: Path) -> str:
-    """What says that a file lists clips; empty where nothing does."""
+def describe_list(path: Path, reader: ListReader) -> str:
+    """What says that a file lists clips of which some are there; empty where nothing does."""
+    told = _describe(path)
+    if not told:
+        return ""
+    try:
+        clips = reader.read(path, path.name) or []
+    except LabelError:
+        return ""
+    return told if any(reader.finder.find(clip.video)[0] for clip in clips[:LINES]) else ""
+
+
+def _describe(path: Path) -> str:
+    """What says that a file is made like a list of clips."""
     if path.suffix.lower() == ".json":
+        if path.stat().st_size > JSON_BYTES:
+            return ""
         try:
             records = json_records(path, path.name)
         except LabelError:
@@ -158,10 +203,7 @@ def json_records(path: Path, told: str) -> list[tuple[str, dict[str, str]]] | No
     and each of them below "database", "annotations", "videos", "samples" or "data". An entry's "annotations" count as
     its own, and a "segment" as start and stop.
     """
-    try:
-        content = json.loads(read_text(path), parse_int=str, parse_float=str)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise LabelError(f"{told} is no JSON that can be read: {error}") from error
+    content = read_json(path)
     while isinstance(content, dict) and (inner := next((name for name in WRAPPERS if name in content), "")):
         content = content[inner]
     if isinstance(content, list) and content and all(isinstance(entry, dict) for entry in content):
@@ -209,15 +251,25 @@ def usual_column(header: Sequence[str], what: str) -> str:
 
 def is_list(path: Path) -> bool:
     """Whether the lines of a file without a header are a video, or a folder of frames, and a class."""
-    parts = _parts(first_lines(path, 1)[0])
-    if len(parts) != 2 or re.fullmatch(r"[\s\d,;.-]*", parts[0]):  # numbers alone: rows of frames
+    video, label, _ = _parts(first_lines(path, 1)[0])
+    if not label or re.fullmatch(r"[\s\d,;.-]*", video):  # numbers alone: rows of frames
         return False
-    return Path(parts[0]).suffix[1:].lower() in VIDEO_EXTENSIONS or (parts[1].isdecimal() and " " not in parts[0])
+    return bool(_VIDEO_FIRST.match(video)) or (label.isdecimal() and " " not in video)
 
 
-def _parts(line: str) -> list[str]:
-    """File and class: what is before and after the last comma, tab or blank."""
+def _parts(line: str) -> tuple[str, str, int | None]:
+    r"""File, class, and, in MMAction's lists of folders, number of frames.
+
+    "a/b c.mp4 brushing hair", "a/b.mp4,run", "a/b\t3", "a/b 120 3": the class comes behind the ending of a video, or
+    else behind the last comma, tab or blank.
+    """
+    line = line.strip()
+    if (found := _VIDEO_FIRST.match(line)) and found[2]:
+        return found[1].strip(), found[2].strip(), None
+    if found := re.fullmatch(r"(\S+) (\d{1,7}) (\d{1,7})", line, re.ASCII):
+        return found[1], found[3], int(found[2])
     for separator in (",", "\t", " "):
-        if separator in line.strip():
-            return [part.strip() for part in line.strip().rsplit(separator, 1)]
-    return [line.strip()]
+        if separator in line:
+            video, _, label = line.rpartition(separator)
+            return video.strip(), label.strip(), None
+    return line, "", None

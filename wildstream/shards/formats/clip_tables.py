@@ -9,8 +9,9 @@ from typing import ClassVar
 
 from wildstream.errors import FormatError, LabelError
 from wildstream.facts import VideoFacts
+from wildstream.shards.event_table import table_header
 from wildstream.shards.formats.class_folders import is_official
-from wildstream.shards.formats.clip_lists import LIST_EXTENSIONS, ListReader, describe_list
+from wildstream.shards.formats.clip_lists import LIST_EXTENSIONS, TABLES, ListReader, describe_list
 from wildstream.shards.formats.listed import Clip, Finder, ListedSources
 from wildstream.shards.formats.scanning import (
     LOOKED_AT,
@@ -56,8 +57,9 @@ class ClipTable:
         """See Format."""
         if not listing.videos:
             return ""
+        reader = ListReader(Finder(listing.videos), find_categories(listing.root), self.path, self.label, self.cut)
         for path in _lists(listing.having(*LIST_EXTENSIONS))[:LOOKED_AT]:
-            if told := describe_list(path):
+            if told := describe_list(path, reader):
                 return f"{listing.told(path)} {told}"
         return ""
 
@@ -94,11 +96,28 @@ def gather(listing: Listing, videos: Sequence[Path], files: Sequence[Path], read
         else:
             clips += found
     if not clips:
+        for asked in (reader.path, reader.label):
+            if asked:
+                raise FormatError(
+                    f"no table below {listing.root} has the column {asked!r} that --format-option asks for; "
+                    f"{first_header(files)}"
+                )
         raise FormatError(
             f"no {', '.join(f'.{extension}' for extension in LIST_EXTENSIONS)} below {listing.root} lists clips; its "
             "header must name the columns path and label, or others by --format-option path=NAME and label=NAME"
         )
     return gathered.add(clips, categories=reader.names, lacking="is in none of the lists")
+
+
+def first_header(files: Sequence[Path]) -> str:
+    """What columns the first table among files has, for a message."""
+    for path in files:
+        if path.suffix.lower() in TABLES:
+            try:
+                return f"{path.name} has {', '.join(table_header(path)):.200}"
+            except LabelError as error:
+                return str(error)
+    return "there is no .csv or .tsv"
 
 
 def _lists(files: Sequence[Path]) -> list[Path]:

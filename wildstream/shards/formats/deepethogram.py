@@ -72,7 +72,12 @@ class DeepEthogramLabelled:
         for path in tables:
             labels[path.parent, path.stem.removesuffix(ENDING)].append((path, ""))
         taken: dict[tuple[str, str], Path] = {}
-        for video in (video for video in videos if video.is_relative_to(data)):
+        for video in videos:
+            if not video.is_relative_to(data):
+                if labels.pop((video.parent, video.stem), []):
+                    reason = "lies outside DATA; move it there, with its labels"
+                    scan.refused.append(Refusal(split=WHOLE, path=listing.told(video), reason=reason))
+                continue
             found = labels.pop((video.parent, video.stem), [])
             lacking = f"no {video.stem}{ENDING}.csv beside it"
             add_source(scan, data, video, found, lacking=lacking, taken=taken)

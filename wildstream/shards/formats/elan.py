@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import unquote
 
 from wildstream.errors import FormatError, LabelError
 from wildstream.facts import VideoFacts
-from wildstream.shards.elan import Annotation, Medium, Transcript, read_elan
+from wildstream.shards.elan import Annotation, Transcript, read_elan
 from wildstream.shards.formats.listed import Finder
 from wildstream.shards.formats.scanning import (
     WHOLE,
@@ -72,10 +73,10 @@ class ElanAnnotated:
         naming = ALL_TIERS if len(tiers) > 1 else ONE_TIER
         self._check_tiers(read)
         for path, transcript in read.items():
-            video, origin, reason = _video_of(path, transcript, finder)
-            if video is None:
+            media, reason = _videos_of(path, transcript, finder)
+            if not media:
                 scan.unused.append(Refusal(split=WHOLE, path=listing.told(path), reason=reason))
-            else:
+            for video, origin in media.items():
                 told[video].append((path, f"{naming} {origin}"))
         names = {_class_of(annotation, naming) for part in read.values() for annotation in self._used(part)}
         scan.categories = find_categories(root) or sorted(names)
@@ -120,12 +121,23 @@ def _class_of(annotation: Annotation, naming: str) -> str:
     return f"{annotation.tier}: {annotation.value}" if naming == ALL_TIERS else annotation.value
 
 
-def _video_of(path: Path, transcript: Transcript, finder: Finder) -> tuple[Path | None, Fraction, str]:
-    """The video that an .eaf is of, and where in it time 0 is: the first that it names, else the one of its name."""
+def _videos_of(path: Path, transcript: Transcript, finder: Finder) -> tuple[dict[Path, Fraction], str]:
+    """The videos that an .eaf is of, several cameras too, and where in each time 0 is; or why there is none.
+
+    They are those that it names as its media and that are there; without any, the one of its own name.
+    """
+    found: dict[Path, Fraction] = {}
     reasons = []
-    for medium in (*transcript.media, Medium(path.with_suffix("").as_posix(), Fraction(0))):
-        found, reason = finder.find(medium.name.removeprefix("file:///"))
-        if found is not None:
-            return found, medium.origin, ""
+    for medium in transcript.media:
+        for name in medium.names:
+            video, reason = finder.find(unquote(name.removeprefix("file://")))
+            if video is not None:
+                found.setdefault(video, medium.origin)
+                break
+            reasons.append(reason)
+    if not found:
+        video, reason = finder.find(path.with_suffix("").as_posix())
+        if video is not None:
+            found[video] = Fraction(0)
         reasons.append(reason)
-    return None, Fraction(0), reasons[0]
+    return found, reasons[0] if reasons else ""

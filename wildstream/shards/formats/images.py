@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import PlainValidator
 
 from wildstream.errors import FormatError
 from wildstream.facts import USUAL_FPS, VideoFacts
-from wildstream.shards.formats.class_folders import refuse_unknown
+from wildstream.shards.formats.class_folders import scan_class_folders
 from wildstream.shards.formats.clip_lists import LIST_EXTENSIONS, ListReader, describe_list
 from wildstream.shards.formats.clip_tables import gather
-from wildstream.shards.formats.listed import Finder, is_split, sorted_names
+from wildstream.shards.formats.listed import Finder
 from wildstream.shards.formats.scanning import (
     IMAGE_EXTENSIONS,
     LOOKED_AT,
@@ -26,12 +26,26 @@ from wildstream.shards.formats.scanning import (
     Scan,
     Source,
     Task,
-    add_source,
-    check_folder,
     find_categories,
-    safe_name,
+    folders_below_split,
+    list_images,
 )
 from wildstream.shards.labels import LabelTrack
+from wildstream.shards.stills import PILLOW_FORMATS
+
+LARGEST_FPS, FINEST_FPS = 1000, 1001
+"""Frames per second, and the denominator of its fraction, at most."""
+
+
+def _read_fps(value: object) -> Fraction:
+    """Frames per second from 30, 29.97, "30000/1001"; as a fraction of small numbers, which a .mov can count with."""
+    try:
+        fps = Fraction(str(value)[:40]).limit_denominator(FINEST_FPS)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError("write a number such as 25, 29.97 or 30000/1001") from error
+    if not 0 < fps <= LARGEST_FPS:
+        raise ValueError(f"must be above 0, and at most {LARGEST_FPS}")
+    return fps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +60,15 @@ class FrameFolders:
     .mov, of which each can be decoded by itself; `--transcode` makes smaller videos of them.
     """
 
-    fps: Annotated[Decimal, Field(gt=0, le=1000)] = Decimal(USUAL_FPS)
-    """Frames per second."""
+    fps: Annotated[Fraction, PlainValidator(_read_fps)] = Fraction(USUAL_FPS)
+    """Frames per second, such as 29.97 or 30000/1001."""
     path: str = ""
     """Column of the folders; by default the one that is called as usual."""
     label: str = ""
     """Column of the classes; the same."""
+
+    prefix: str = ""
+    """What the names of the frames begin with, where a folder holds images of several kinds: img_ beside flow_x_."""
 
     name: ClassVar[str] = "frame-folders"
     task: ClassVar[Task] = "single_label"
@@ -60,36 +77,26 @@ class FrameFolders:
     def recognise(self, listing: Listing) -> str:
         """See Format."""
         clips = _folders(listing)
-        if not clips or listing.videos or len(listing.images) < 2 * len(clips):
+        if not clips or listing.videos:
             return ""
-        lists = [path for path in _lists(listing)[:LOOKED_AT] if describe_list(path)]
-        if lists:
-            return f"{listing.told(lists[0])} {describe_list(lists[0])}, and {len(clips):,} folders hold images"
-        deep = all(len(folder.relative_to(listing.root).parts) > 1 for folder in clips)
-        numbered = all(any(letter.isdecimal() for letter in path.stem) for path in listing.images[:LOOKED_AT])
-        return f"{len(clips):,} folders of numbered images lie in folders" if deep and numbered else ""
+        reader = ListReader(Finder(clips), find_categories(listing.root), self.path, self.label)
+        for path in _lists(listing)[:LOOKED_AT]:
+            if told := describe_list(path, reader):
+                return f"{listing.told(path)} {told}, and {len(clips):,} folders hold images"
+        deep = all(folders_below_split(clip, listing.root)[1] for clip in clips)  # a class above each
+        return f"{len(clips):,} folders of numbered images lie in folders" if deep and _are_clips(clips) else ""
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
         listing = _images(root)
-        folders = _folders(listing)
-        reader = ListReader(Finder(folders), find_categories(root), self.path, self.label, cut=False)
-        lists = _lists(listing)
-        if any(describe_list(path) or reader.path for path in lists):
+        folders, lists = _folders(listing), _lists(listing)
+        reader = ListReader(Finder(folders), find_categories(root), self.path, self.label)
+        if self.path or self.label or any(describe_list(path, reader) for path in lists):
             scan = gather(listing, folders, lists, reader)
         else:
-            scan, taken = Scan([]), dict[tuple[str, str], Path]()
-            for folder in folders:
-                parts = folder.relative_to(root).parts
-                if len(parts) < 2:
-                    reason = "lies in no class folder, and no .csv, .txt or .json lists it with its class"
-                    scan.refused.append(Refusal(split=WHOLE, path=listing.told(folder), reason=reason))
-                else:
-                    named = [(None, folder.parent.name)]
-                    add_source(scan, root, folder, named, lacking="", taken=taken, folders_in_key=1)
-            scan.categories = find_categories(root) or sorted_names({source.part for source in scan.sources})
-            scan = refuse_unknown(scan, root)
-        scan.sources = [replace(source, fps=Fraction(self.fps)) for source in scan.sources]
+            scan = scan_class_folders(folders, root)
+            scan.unused += [_unread(listing, path) for path in lists]
+        scan.sources = [replace(source, cut=None, fps=self.fps, prefix=self.prefix) for source in scan.sources]
         return scan
 
     def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
@@ -103,12 +110,18 @@ class ImageFolders:
     """Images in folders of their class, such as species; of one source, or of several side by side.
 
     [split/][source/]parus major/photo_001.jpg
-    categories.json                   optional; without it the folders give the names, sorted
+    labels.csv                        or .tsv, .txt, .json, instead of class folders: which image is of which class
+    categories.json                   optional; without it the folders or the list give the names, sorted
 
-    The topmost folder is a split if it is called train, val, test or the like; any other above the class is a source,
-    and becomes part of the key. Each image is a video of one frame: take a style with window_size=1, data_ndim=3. A
-    table of genus and family is not packed; model.hierarchy reads it when a model is trained.
+    A folder that is called train, val, test or the like is a split; any other above the class is a source, and becomes
+    part of the key. Each image is a video of one frame: take a style with window_size=1, data_ndim=3. A table of genus
+    and family is not packed; model.hierarchy reads it when a model is trained.
     """
+
+    path: str = ""
+    """Column of the images in a list; by default the one that is called as usual."""
+    label: str = ""
+    """Column of the classes; the same."""
 
     name: ClassVar[str] = "image-folders"
     task: ClassVar[Task] = "single_label"
@@ -117,35 +130,26 @@ class ImageFolders:
     def recognise(self, listing: Listing) -> str:
         """See Format."""
         images = listing.images
-        deep = all(len(image.relative_to(listing.root).parts) > 1 for image in images)
-        folders = {image.parent for image in images}
-        if not images or listing.videos or not deep or FrameFolders().recognise(listing):
+        if not images or listing.videos or FrameFolders().recognise(listing):
             return ""
-        return f"{len(images):,} images lie in {len(folders):,} folders"
+        reader = ListReader(Finder(images), find_categories(listing.root), self.path, self.label)
+        for path in _lists(listing)[:LOOKED_AT]:
+            if told := describe_list(path, reader):
+                return f"{listing.told(path)} {told}, and there are {len(images):,} images"
+        folders = {image.parent for image in images}
+        deep = all(folders_below_split(image, listing.root)[1] for image in images)
+        return f"{len(images):,} images lie in {len(folders):,} folders" if deep else ""
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
         listing = _images(root)
-        scan = Scan([])
-        taken: dict[tuple[str, str], Path] = {}
-        for image in listing.images:
-            relative = image.relative_to(root)
-            *above, label = ("", *relative.parts[:-1])
-            folders = [part for part in above if part]
-            if not label:
-                reason = "lies in no class folder; move it into one"
-                scan.refused.append(Refusal(split=WHOLE, path=relative.as_posix(), reason=reason))
-                continue
-            split = folders.pop(0) if folders and is_split(folders[0]) else WHOLE
-            key = "/".join(safe_name(part) for part in (*folders, label, image.stem))
-            if other := taken.get((split, key)):
-                reason = f"its key {key!r} is taken by {other}; rename one of them"
-                scan.refused.append(Refusal(split=split, path=relative.as_posix(), reason=reason))
-                continue
-            taken[split, key] = relative
-            scan.sources.append(Source(key=key, split=split, video=image, part=label))
-        scan.categories = find_categories(root) or sorted_names({source.part for source in scan.sources})
-        return refuse_unknown(scan, root)
+        images, lists = listing.images, _lists(listing)
+        reader = ListReader(Finder(images), find_categories(root), self.path, self.label)
+        if self.path or self.label or any(describe_list(path, reader) for path in lists):
+            return gather(listing, images, lists, reader)
+        scan = scan_class_folders(images, root)
+        scan.unused += [_unread(listing, path) for path in lists]
+        return scan
 
     def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:
         """See Format."""
@@ -153,9 +157,38 @@ class ImageFolders:
         return LabelTrack.from_class(label, num_frames=facts.num_frames, num_classes=len(categories))
 
 
+def _unread(listing: Listing, path: Path) -> Refusal:
+    """A note of a file that might have been meant as a list."""
+    reason = "lists nothing that is here; folders give the classes"
+    return Refusal(split=WHOLE, path=listing.told(path), reason=reason)
+
+
+def _are_clips(folders: Sequence[Path]) -> bool:
+    """Whether the images of folders are frames: of one size, and numbered one after the other behind one prefix."""
+    from PIL import Image
+
+    for folder in folders[:LOOKED_AT]:
+        images = list_images(folder)
+        numbers = [re.fullmatch(r"(.*?)(\d+)", image.stem) for image in images]
+        if len(images) < 2 or not all(numbers) or len({found[1] for found in numbers if found}) > 1:
+            return False
+        counted = [int(found[2]) for found in numbers if found]
+        if counted != list(range(counted[0], counted[0] + len(counted))):
+            return False
+        try:
+            sizes = set()
+            for path in images[:2]:
+                with Image.open(path, formats=PILLOW_FORMATS) as image:
+                    sizes.add(image.size)
+            if len(sizes) > 1:
+                return False
+        except (OSError, ValueError, SyntaxError):
+            return False
+    return True
+
+
 def _images(root: Path) -> Listing:
     """The files of a source folder, of which some must be images."""
-    check_folder(root)
     listing = Listing.of(root)
     if not listing.images:
         raise FormatError(f"no image ({', '.join(IMAGE_EXTENSIONS)}) in {root} or below")
@@ -164,14 +197,9 @@ def _images(root: Path) -> Listing:
 
 def _folders(listing: Listing) -> list[Path]:
     """The folders that images lie in, but for the source folder itself."""
-    held: dict[Path, int] = defaultdict(int)
-    for image in listing.images:
-        held[image.parent] += 1
-    return sorted(folder for folder in held if folder != listing.root)
+    return sorted({image.parent for image in listing.images} - {listing.root})
 
 
 def _lists(listing: Listing) -> list[Path]:
-    """The files that may list clips, but for such as lie among frames."""
-    folders = set(_folders(listing))
-    found = listing.having(*LIST_EXTENSIONS)
-    return [path for path in found if path.name != "categories.json" and path.parent not in folders]
+    """The files that may list clips."""
+    return [path for path in listing.having(*LIST_EXTENSIONS) if path.name != "categories.json"]

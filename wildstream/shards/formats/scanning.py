@@ -24,6 +24,18 @@ Task = Literal["multi_label", "single_label"]
 
 WHOLE = "all"
 """The split of a source folder that has no split folders."""
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Splits by what folders, lists and columns call them."""
 MOST_SECONDS = 3600
 """A radius around points, at most; what is larger is a slip."""
 LINE_BYTES = 1 << 16
@@ -58,9 +70,14 @@ class Source:
         assert self.labels is not None
         return self.labels
 
+    prefix: str = ""
+    """What the names of the images begin with that are frames."""
+
     def files(self) -> list[Path]:
         """The video file, or the images that are its frames."""
-        return list_images(self.video) if self.video.is_dir() else [self.video]
+        if not self.video.is_dir():
+            return [self.video]
+        return [path for path in list_images(self.video) if path.name.startswith(self.prefix)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,8 +195,8 @@ class Listing:
         """The files below a folder, those in linked folders too."""
         check_folder(root)
         found: dict[str, list[Path]] = defaultdict(list)
-        for path in _walk(str(root), {os.path.realpath(root)}):
-            found[_parted(path)[1]].append(Path(path))
+        for path in walk(str(root), {os.path.realpath(root)}):
+            found[parted(path)[1]].append(Path(path))
         return cls(root, dict(found))
 
     def __len__(self) -> int:
@@ -208,8 +225,8 @@ class Listing:
 
 def labels_beside_videos(listing: Listing, *extensions: str) -> list[Path]:
     """A few of the files with these endings that lie beside a video of their name."""
-    named = {_parted(str(video))[0] for video in listing.videos}
-    found = (path for path in listing.having(*extensions) if _parted(str(path))[0] in named)
+    named = {parted(str(video))[0] for video in listing.videos}
+    found = (path for path in listing.having(*extensions) if parted(str(path))[0] in named)
     return list(islice(found, LOOKED_AT))
 
 
@@ -220,21 +237,24 @@ def first_lines(path: Path, count: int) -> list[str]:
     return [line.rstrip("\r\n") for line in lines if line.strip()] or [""]
 
 
-def _parted(path: str) -> tuple[str, str]:
+def parted(path: str) -> tuple[str, str]:
     """A path without its extension, and that in small letters; of 100,000 paths, pathlib takes seconds for it."""
     stem, dot, extension = path.rpartition(".")
     return (stem, extension.lower()) if dot and os.sep not in extension and stem[-1:] != os.sep else (path, "")
 
 
-def _walk(folder: str, open_folders: set[str]) -> Iterator[str]:
-    """The files below a folder, in order; a link to a folder that it lies in is not followed."""
+def walk(folder: str, open_folders: set[str], *, dangling: bool = False) -> Iterator[str]:
+    """The files below a folder, in order, and links that lead nowhere if asked for.
+
+    A link to a folder that it lies in is not followed.
+    """
     with os.scandir(folder) as entries:
         found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     for entry in found:
-        if entry.is_file():
+        if entry.is_file() or (dangling and entry.is_symlink() and not entry.is_dir()):
             yield entry.path
         elif entry.is_dir() and (real := os.path.realpath(entry.path)) not in open_folders:
-            yield from _walk(entry.path, open_folders | {real})
+            yield from walk(entry.path, open_folders | {real}, dangling=dangling)
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -257,7 +277,6 @@ def add_source(
     *,
     lacking: str,
     taken: dict[tuple[str, str], Path],
-    folders_in_key: int = 0,
 ) -> None:
     """Take a video with its one label, or refuse it.
 
@@ -268,10 +287,12 @@ def add_source(
         labels: File and part of each label that is there for it; or the name of its class.
         lacking: What to say where there is none.
         taken: Videos by split and key; this one is added.
-        folders_in_key: See `split_and_key`.
     """
     relative = video.relative_to(root)
-    split, key = split_and_key(relative, folders_in_key)
+    split, folders = folders_below_split(video, root)
+    if folders[-1:] == [video.stem]:
+        folders.pop()
+    key = "/".join(safe_name(part) for part in (*folders, video.stem))
     if other := taken.get((split, key)):
         reason = f"its key {key!r} is taken by {other}; rename one of them"
     elif not labels:
@@ -285,6 +306,28 @@ def add_source(
         scan.sources.append(Source(key=key, split=split, video=video, labels=path, part=part))
         return
     scan.refused.append(Refusal(split=split, path=relative.as_posix(), reason=reason))
+
+
+def is_split(folder: str) -> bool:
+    """Whether a folder has the name of a split."""
+    return folder.strip().lower() in SPLIT_NAMES
+
+
+def split_of(folders: Sequence[str]) -> str:
+    """The split that the last of these folders with the name of one is of; WHOLE where none is."""
+    return next(
+        (SPLIT_NAMES[name] for folder in reversed(folders) if (name := folder.strip().lower()) in SPLIT_NAMES), WHOLE
+    )
+
+
+def folders_below_split(sample: Path, root: Path) -> tuple[str, list[str]]:
+    """Split of a sample, by the folder that is called so, and the other folders that it lies in, the outmost first."""
+    folders = list(sample.relative_to(root).parts[:-1])
+    split = split_of(folders)
+    place = next((place for place in reversed(range(len(folders))) if is_split(folders[place])), None)
+    if place is not None:
+        folders.pop(place)
+    return split, folders
 
 
 def split_and_key(relative: Path, folders_in_key: int) -> tuple[str, str]:

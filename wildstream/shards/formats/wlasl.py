@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from wildstream.errors import FormatError, LabelError
 from wildstream.facts import VideoFacts
 from wildstream.shards.cut import Cut
 from wildstream.shards.formats.listed import Clip, ListedSources, split_called
 from wildstream.shards.formats.scanning import LOOKED_AT, Listing, Scan, Source, Task, list_videos
-from wildstream.shards.label_files import read_text
+from wildstream.shards.label_files import read_json
 from wildstream.shards.labels import LabelTrack
 
 Subset = Literal["all", "asl100", "asl300", "asl1000", "asl2000"]
@@ -32,7 +31,7 @@ class _Instance(BaseModel):
     """Counted from 1."""
     frame_end: int = -1
     """The last one; -1: the end of the video."""
-    bbox: Annotated[list[float], Field(min_length=4, max_length=4)] | None = None
+    bbox: Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)] | None = None
     """Left, top, right, bottom of the signer, in pixels."""
 
 
@@ -157,8 +156,8 @@ def _is_wlasl(path: Path) -> bool:
 def _read(path: Path, told: str) -> list[_Gloss]:
     """The glosses of a JSON; FormatError, which says where, if it is not one of WLASL's."""
     try:
-        glosses = _GLOSSES.validate_python(json.loads(read_text(path)))
-    except (LabelError, json.JSONDecodeError) as error:
+        glosses = _GLOSSES.validate_python(read_json(path))
+    except LabelError as error:
         raise FormatError(f"{told} cannot be read: {error}. Download it again, or correct it") from error
     except ValidationError as error:
         fault = error.errors()[0]

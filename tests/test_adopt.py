@@ -20,7 +20,7 @@ import wildstream as ws
 from wildstream.cli import main
 from wildstream.errors import ConfigError, FormatError, SampleError, StorageError
 from wildstream.probe import probe
-from wildstream.shards import adopt
+from wildstream.shards import adopt, shard_files
 from wildstream.shards.adopt import REPORT_NAME, index_shards
 from wildstream.shards.index import open_index
 from wildstream.shards.pack import pack
@@ -173,7 +173,7 @@ def test_a_second_index_replaces_the_first(copied):
 
 
 def test_beside_remote_shards(s3, copied, tiny_shards, monkeypatch):
-    monkeypatch.setattr(adopt, "FETCHED_BYTES", 10_000)
+    monkeypatch.setattr(shard_files, "FETCHED_BYTES", 10_000)
     url = s3.put_folder(copied, "their/train")
     storage = ws.open_index(tiny_shards / "train").storage
     shards = sum(size for name, size in s3.list().items() if name.endswith(".tar"))

@@ -201,7 +201,6 @@ MALFORMED_TABLES = {
     "Start,stop,class\n": "the header must have one column 'start', but has 0",
     "start, stop, class\n": "the header must have one column 'stop', but has 0: ['start', ' stop', ' class']",
     "start,stop,class,start\n": "the header must have one column 'start', but has 2",
-    "start;stop;class\n0;1;walk\n": "a.csv, line 1 (separated by commas): the header must have one column 'start'",
     f"{HEADER}0,1\n": "a.csv, line 2: 2 cells, but the header has 3, separated by commas",
     f"{HEADER}0,1,walk\n0,1,walk,\n": "a.csv, line 3: 4 cells, but the header has 3, separated by commas",
     f"{HEADER}0,1,rest, long\n": "a.csv, line 2: 4 cells",
@@ -215,7 +214,7 @@ MALFORMED_EVENTS = {
     f"{HEADER}0,1,Walk\n": "a.csv, line 2: class 'Walk' is not one of",
     f"{HEADER}0,1,\n": "a.csv, line 2: class '' is not one of",
     f"{HEADER}zero,1,walk\n": f"a.csv, line 2, column 'start': 'zero' {NO_TIME}",
-    f"{HEADER}0,1,walk\n0,,walk\n": f"a.csv, line 3, column 'stop': '' {NO_TIME}",
+    f"{HEADER}0,1,walk\n0,,walk\n": "a.csv, line 3: stop is empty. Write a time",
     f'{HEADER}"1,5",2,walk\n': f"a.csv, line 2, column 'start': '1,5' {NO_TIME}",
     f"{HEADER}0,00:01,walk\n": f"a.csv, line 2, column 'stop': '00:01' {NO_TIME}",
     f"{HEADER}0,1/2,walk\n": f"a.csv, line 2, column 'stop': '1/2' {NO_TIME}",
@@ -258,3 +257,13 @@ def test_names_that_are_probably_slips_name_no_class(tmp_path, name):
     (tmp_path / "a.csv").write_text(f"{HEADER}0,1,walk\n0,1,{name}\n")
     with pytest.raises(LabelError, match=r"a\.csv, line 3: class .* is empty or has blanks around it"):
         read_event_names(tmp_path / "a.csv")
+
+
+def test_semicolons_of_spreadsheets_lie_between_cells(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('start;stop;class\n0.5;1;"walk, then run"\n')
+    (event,) = read_events(path, categories=["walk, then run"])
+    assert (event.label, float(event.start), float(event.stop)) == (0, 0.5, 1.0)
+    path.write_text("start;stop;class\n0,5;1;walk\n")
+    with pytest.raises(LabelError, match=r"a\.csv, line 2, column 'start': '0,5' is no time in seconds"):
+        read_events(path, categories=["walk"])

@@ -136,8 +136,9 @@ def test_ucf_101(footage, tmp_path, fold, test):
     assert "UCF-101" in report.recognised_by
     wanted = {("test" if s == test else "train", f"{s[0].upper()}/v_{s}"): s[0].upper() for s in STEMS if s != "c1"}
     assert classes(found) == wanted
-    assert reasons(report.refused) == {"UCF-101/C/v_c1.mp4": "is in no list of this fold"}
-    (gone,) = report.unused
+    assert not report.refused
+    assert reasons(report.unused)["UCF-101/C/v_c1.mp4"] == "is in no list of this fold"
+    (gone,) = [note for note in report.unused if "gone" in note.path]
     assert gone.path == f"ucfTrainTestlist/trainlist0{fold}.txt, line 4: B/v_gone.avi"
     assert gone.reason == "its video v_gone.avi is not there"
     with pytest.raises(FormatError, match=r"fold=3 has no list; there are 1, 2"):
@@ -153,12 +154,12 @@ def test_hmdb_51(footage, tmp_path):
     (lists / "c_test_split1.txt").write_text("c1.avi 7 \n")
     report, found = packed(root, tmp_path)
     assert classes(found) == {("train", "a/a1"): "a", ("test", "a/a2"): "a", ("train", "b/b1"): "b"}
-    assert [note.reason for note in report.unused] == ["is in neither split there"]
+    assert {note.reason for note in report.unused} == {"is in neither split there"}
     refused = reasons(report.refused)
     assert "must be a file and 0, 1 (train) or 2 (test)" in refused.pop(
         "testTrainMulti_7030_splits/c_test_split1.txt, line 1: c/c1.avi"
     )
-    assert refused == {"hmdb51/c/c1.mp4": "is in no list of this fold"}
+    assert not refused
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -183,7 +184,7 @@ def test_tables_by_the_usual_names_of_columns(footage, tmp_path, name, rows):
     report, found = packed(root, tmp_path)
     assert report.format == "table"
     assert classes(found) == {("train", "run/a1"): "run", ("val", "walk/b1"): "walk"}
-    assert reasons(report.refused) == {"v/c1.mp4": "is in none of the lists"}
+    assert (report.refused, reasons(report.unused)) == ([], {"v/c1.mp4": "is in none of the lists"})
 
 
 def test_columns_can_be_named(footage, tmp_path):
@@ -283,7 +284,8 @@ def test_a_line_that_is_wrong_is_refused_by_its_number(footage, tmp_path, row, m
     write_table(root / "t.csv", [["path", "start", "stop", "label"], ["b1", "0", "0.4", "x"], row])
     report, found = packed(root, tmp_path)
     assert list(classes(found)) == [("all", "x/b1")]
-    (told,) = [f"{note.path}: {note.reason}" for note in report.refused if "none of the lists" not in note.reason]
+    (told,) = [f"{note.path}: {note.reason}" for note in report.refused]
+    assert not report.unused, "what is refused is not said to be in no list"
     assert message in told
     assert "line 3" in told
 
@@ -392,7 +394,8 @@ def test_wlasl_subsets_are_the_most_frequent_glosses(tmp_path):
     scan = layout.scan(root)
     assert scan.categories == [f"g{n:03d}" for n in range(110) if n < 50 or n >= 60]
     assert [source.key for source in scan.sources] == ["g000/0_0", "g060/60_0"]
-    assert list(reasons(scan.refused)) == ["foreign.mp4"], "videos of other glosses are not missed"
+    told = {path: reason for path, reason in reasons(scan.unused).items() if "no instance" in reason}
+    assert list(told) == ["foreign.mp4"], "videos of other glosses are not missed"
     with pytest.raises(ConfigError, match=r"format option subset='asl5': Input should be 'all', 'asl100'"):
         get_format("wlasl", {"subset": "asl5"})
 
@@ -492,8 +495,9 @@ def test_folders_of_frames_below_class_folders_and_encoded(tmp_path):
     root = tmp_path / "set"
     for number, place in enumerate(("train/run/c1", "train/walk/c2", "val/run/c3")):
         images(root / place, 5, seed=number)
-    report, found = packed(root, tmp_path, transcode=ws.Transcode(crf=1, gop=2))
-    assert report.format == "frame-folders"
+    with pytest.raises(FormatError, match=r"looks like 2 layouts \(frame-folders: .*; image-folders: "):
+        recognise_format(root)  # train/run could be a place, and c1 a species
+    _, found = packed(root, tmp_path, format="frame-folders", transcode=ws.Transcode(crf=1, gop=2))
     assert classes(found) == {("train", "run/c1"): "run", ("train", "walk/c2"): "walk", ("val", "run/c3"): "run"}
     index = ws.open_index(tmp_path / "shards" / "train")
     assert index.coding(0)[0] == "h264"
@@ -555,6 +559,117 @@ def test_splits_of_image_folders_are_known_by_their_names(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("places", "classes_of"),
+    [
+        (["train/cat", "train/dog", "val/cat", "val/dog"], {"cat", "dog"}),
+        (["cat", "dog"], {"cat", "dog"}),
+        (["train/tirol/cat", "val/tirol/cat", "train/tirol/dog"], {"cat", "dog"}),
+    ],
+)
+def test_numbered_photos_are_not_taken_for_frames(tmp_path, places, classes_of):
+    root = tmp_path / "set"
+    for number, place in enumerate(places):
+        images(root / place, 3, seed=number)
+    report, found = packed(root, tmp_path)
+    assert report.format == "image-folders"
+    assert set(classes(found).values()) == classes_of
+    assert set(found) == ({"train", "val"} if "/" in places[0] else {"all"})
+
+
+def test_a_list_of_images_and_lists_of_rawframes(tmp_path):
+    root = images(tmp_path / "photos" / "images", 3).parent
+    write_table(root / "labels.csv", [["filename", "label"], ["1.jpg", "x"], ["2.jpg", "y"]])
+    report, found = packed(root, tmp_path)
+    assert (report.format, classes(found)) == ("image-folders", {("all", "x/1"): "x", ("all", "y/2"): "y"})
+    root = tmp_path / "raw"
+    for number, place in enumerate(("v1", "v2")):
+        folder = images(root / "rawframes" / place, 3, seed=number)
+        for path in list(folder.iterdir()):
+            shutil.copy(path, folder / f"flow_x_{path.name}")
+            path.rename(folder / f"img_{path.name}")
+    (root / "train_rawframes.txt").write_text("v1 3 4\n")
+    (root / "val_rawframes.txt").write_text("v2 3 7\n")
+    report = ws.pack(root, tmp_path / "none", progress=False)
+    assert all("holds images of 2 kinds, flow_x_, img_; say which" in note.reason for note in report.refused)
+    shutil.rmtree(tmp_path / "shards")
+    report, found = packed(root, tmp_path, format_options={"prefix": "img_"})
+    assert classes(found) == {("train", "4/v1"): "4", ("val", "7/v2"): "7"}
+    assert all(len(rows) == 3 for videos in found.values() for rows, _ in videos.values())
+
+
+def test_images_that_are_cut_strange_or_hostile_are_refused(tmp_path):
+    root = tmp_path / "set" / "x"
+    images(root, 4)
+    whole = (root / "1.jpg").read_bytes()
+    (root / "1.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "2.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    Image.new("RGB", (9, 9)).save(root / "5.tif", save_all=True, append_images=[Image.new("RGB", (9, 9))])
+    (root / "6.gif").write_bytes(b"GIF89a")
+    (root / "7.jpg").symlink_to(tmp_path / "nowhere")
+    report, found = packed(root.parent, tmp_path, format="image-folders")
+    assert set(found["all"]) == {"x/3", "x/4"}
+    told = reasons([*report.refused, *report.unused])
+    assert "1.jpg is no image that can be read" in told["x/1.jpg"]
+    assert "2.jpg is no image that can be read" in told["x/2.jpg"]
+    assert "holds 2 images" in told["x/5.tif"]
+    assert "is not read" in told["x/6.gif"]
+    assert "is a link to a file that is not there" in told["x/7.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("fps", "wanted"), [("30000/1001", "30000/1001"), ("29.97002997", "30000/1001"), ("0.5", "1/2")]
+)
+def test_frames_per_second_are_a_fraction(fps, wanted):
+    assert get_format("frame-folders", {"fps": fps}).fps == Fraction(wanted)
+    with pytest.raises(ConfigError, match="format option fps='nan'"):
+        get_format("frame-folders", {"fps": "nan"})
+
+
+# ---- what lists mean -------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_is_not_taken_for_one_of_its_name_elsewhere(footage, tmp_path):
+    root = put(footage, tmp_path / "set", a1="run/001.mp4", a2="run/002.mp4", b1="dance/002.mp4")
+    (root / "list.txt").write_text("run/002.mp4,run\ndance/002.mp4,dance\ndance/001.mp4,dance\n")
+    report, found = packed(root, tmp_path)
+    assert classes(found) == {("all", "run/002"): "run", ("all", "dance/002"): "dance"}
+    assert "its video 001.mp4 is not there" in {note.reason for note in report.unused}
+
+
+def test_other_texts_and_jsons_are_no_lists_and_name_no_class(footage, tmp_path):
+    root = put(footage, tmp_path / "set", a1="a1.mp4", b1="b1.mp4")
+    write_table(root / "train.csv", [["path", "label"], ["a1", "run"], ["b1", "jump up"]])
+    (root / "info.json").write_text('{"author": "Ann", "version": "2"}')
+    (root / "README.txt").write_text("Release 2\n")
+    report, found = packed(root, tmp_path)
+    assert found["train"]["run/a1"][1] == ["jump up", "run"]
+    assert {note.path for note in report.unused} == {"info.json", "README.txt"}
+    (root / "train.csv").unlink()
+    (root / "list.txt").write_text("a1.mp4 jump up\nb1.mp4 run\n")
+    assert get_format("table").scan(root).categories == ["jump up", "run"]
+
+
+def test_a_column_that_is_not_there_is_not_replaced_by_another(footage, tmp_path):
+    root = put(footage, tmp_path / "set", a1="a1.mp4")
+    write_table(root / "t.csv", [["path", "label", "species"], ["a1", "x", "cat"]])
+    with pytest.raises(FormatError, match=r"has the column 'specie' .*t\.csv has path, label, species"):
+        ws.pack(root, tmp_path / "out", format="table", format_options={"label": "specie"}, progress=False)
+
+
+def test_names_that_cannot_be_written_and_keys_that_meet(footage, tmp_path):
+    root = put(footage, tmp_path / "set", a1="run/a.b.mp4", a2="run/a_b-2.mp4", b1="run/a_b.mp4", b2="walk/c.mp4")
+    (root / "walk" / "c.mp4").rename(root / "walk" / "caf\udce9.mp4")
+    write_table(root / "t.csv", [["path", "label"], ["a.b.mp4", "x"], ["a_b-2.mp4", "x"], ["a_b.mp4", "x"]])
+    report, found = packed(root, tmp_path)
+    assert len(found["all"]) == 3
+    (root / "t.csv").unlink()
+    report = ws.pack(root, tmp_path / "folders", format="folders", progress=False)
+    assert [note.reason for note in report.refused if "caf" in note.path] == [
+        "its name, or that of its class, is not UTF-8; rename it"
+    ]
+
+
 # ---- copies ----------------------------------------------------------------------------------------------------------
 
 
@@ -579,7 +694,7 @@ def test_parts_of_one_video_in_two_splits_are_told(footage, tmp_path):
     report, found = packed(root, tmp_path)
     assert {split: len(videos) for split, videos in found.items()} == {"train": 1, "val": 3}
     assert [(note.split, note.path, note.reason) for note in report.leaks] == [
-        ("val", "a1.mp4", "has parts in split train too")
+        ("val", "a1.mp4", "has parts in the splits train, val")
     ]
 
 

@@ -40,6 +40,8 @@ def run_safely(command: Callable[[], int]) -> int:
         return INTERRUPTED
     except WildStreamError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.filename is None:
             raise

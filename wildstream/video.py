@@ -15,6 +15,7 @@ inside a packet that FFmpeg conceals without an error, as it often does for H.26
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -334,6 +335,10 @@ def unreadable_is_refused() -> Iterator[None]:
         raise
     except RuntimeError as error:
         raise VideoError(f"FFmpeg cannot decode it ({last_clause(error)}); repair or re-encode the file") from error
+    except json.JSONDecodeError as error:  # torchcodec hands on FFmpeg's facts as JSON, which has no infinite rate
+        raise VideoError(
+            "FFmpeg knows no frame rate of it: all its frames are shown at one time; write their times, or re-encode it"
+        ) from error
 
 
 def _needs_first_packet(stream: VideoStream) -> bool:

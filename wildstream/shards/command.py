@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,6 +109,8 @@ def run_pack(options: argparse.Namespace) -> int:
         reused = f" ({report.reused[split]} of them were there)" if report.reused.get(split) else ""
         number = "1 video" if count == 1 else f"{count:,} videos"
         print(f"{split}: {number}{reused}   {redact(join(options.out, split))}")
+        if near := _near_split(split):
+            print(f"  is {near} meant by {split!r}?")
         if split in report.transcoded:
             print(f"  re-encoded: {report.transcoded[split]}")
     named = f"{', '.join(report.categories[:SHOWN])}{', …' if len(report.categories) > SHOWN else ''}"
@@ -121,13 +124,20 @@ def run_pack(options: argparse.Namespace) -> int:
     if any(kinds.values()):
         print(table(report.table()))
     if not any(report.packed.values()):
-        print("nothing was packed; is this the layout that --format says?", file=sys.stderr)
+        print(f"nothing was packed; is {format} the layout of {options.source}?", file=sys.stderr)
         return 1
     if not report.refused:
         return 0
     number = "1 video was" if len(report.refused) == 1 else f"{len(report.refused)} videos were"
     print(f"{number} refused; see {redact(join(options.out, REPORT_NAME))}", file=sys.stderr)
     return REFUSED
+
+
+def _near_split(split: str) -> str:
+    """The usual name of a split that this one may be misspelt from; empty where it is none."""
+    usual = ("train", "val", "test")
+    near = get_close_matches(split.lower(), usual, n=1, cutoff=0.7)
+    return near[0] if near and split not in usual else ""
 
 
 def add_index_options(parser: argparse.ArgumentParser) -> None:

@@ -50,15 +50,14 @@ def leave_out_copies(scan: Scan, root: Path, *, workers: int, progress: bool) ->
 
 
 def _shared_videos(sources: Sequence[Source], root: Path) -> list[Refusal]:
-    """One note for each split that has parts of a video of which others are in an earlier split."""
+    """One note for each video of which several splits have parts."""
     splits: dict[Path, dict[str, Source]] = defaultdict(dict)
     for source in sources:
         splits[source.video].setdefault(source.split, source)
     return [
-        _note(source, root, f"has parts in split {min(found)} too")
+        _note(found[max(found)], root, f"has parts in the splits {', '.join(sorted(found))}")
         for found in splits.values()
-        for split, source in sorted(found.items())
-        if split != min(found)
+        if len(found) > 1
     ]
 
 

@@ -62,14 +62,15 @@ def read_event_names(path: Path) -> set[str]:
 def table_lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """The lines of a table below its header: file and line for messages, and the cells of these columns.
 
-    A .tsv is separated by tabs, anything else by commas. Columns come in any order, others are passed over, as are
-    lines without anything.
+    A .tsv is separated by tabs, anything else by commas, or semicolons, as some spreadsheet programs do it. Columns
+    come in any order, others are passed over, as are lines without anything.
 
     Raises:
         LabelError: The file is no UTF-8 text or no such table; the message has the line.
     """
-    separator, called = ("\t", "tabs") if path.suffix.lower() == ".tsv" else (",", "commas")
-    reader = csv.reader(io.StringIO(read_text(path)), delimiter=separator, strict=True)
+    text = read_text(path)
+    separator, called = _separator(path, text)
+    reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
     header: list[str] = []
     places: list[int] = []
     line = 0
@@ -98,12 +99,20 @@ def table_lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[
 
 def table_header(path: Path) -> list[str]:
     """The first line of such a table that is not empty; LabelError as `table_lines`."""
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.reader(io.StringIO(read_text(path)), delimiter=separator)
+    text = read_text(path)
+    reader = csv.reader(io.StringIO(text), delimiter=_separator(path, text)[0])
     try:
         return next((cells for cells in reader if "".join(cells).strip()), [])
     except csv.Error as error:
         raise LabelError(f"{path.name}, line {reader.line_num} cannot be read: {error}; mind its quotes") from error
+
+
+def _separator(path: Path, text: str) -> tuple[str, str]:
+    """What lies between cells, and its name: tabs in a .tsv, else commas; semicolons where the header has no comma."""
+    if path.suffix.lower() == ".tsv":
+        return "\t", "tabs"
+    header = text.lstrip().partition("\n")[0]
+    return (";", "semicolons") if ";" in header and "," not in header else (",", "commas")
 
 
 def _place_of(column: str, header: list[str], origin: str) -> int:

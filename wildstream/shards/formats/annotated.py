@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ class EventAnnotated:
     def recognise(self, listing: Listing) -> str:
         """See Format."""
         for path in labels_beside_videos(listing, "csv", "tsv"):
-            cells = first_lines(path, 1)[0].split("\t" if path.suffix.lower() == ".tsv" else ",")
+            cells = re.split("[,;\t]", first_lines(path, 1)[0])
             if set(EVENT_COLUMNS) <= {cell.strip('"') for cell in cells}:
                 return f"{listing.told(path)} has the columns {', '.join(EVENT_COLUMNS)}"
         return ""

@@ -114,8 +114,14 @@ class ClassFolders:
         if not clips:
             raise FormatError(f"{listing.told(official[0])} and the other lists of fold={self.fold} name no clip")
         scan = gathered.add(clips, categories=find_categories(listing.root), lacking="is in no list of this fold")
-        left_out = {Path(note.path.rpartition(": ")[2]).with_suffix("").parts[-2:] for note in scan.unused}
-        scan.refused = [note for note in scan.refused if Path(note.path).with_suffix("").parts[-2:] not in left_out]
+        left_out = {
+            Path(note.path.rpartition(": ")[2]).with_suffix("").parts[-2:] for note in scan.unused if ": " in note.path
+        }
+        scan.unused = [
+            note
+            for note in scan.unused
+            if ": " in note.path or Path(note.path).with_suffix("").parts[-2:] not in left_out
+        ]
         return scan
 
 

@@ -79,12 +79,24 @@ class FrameFolders:
         clips = _folders(listing)
         if not clips or listing.videos:
             return ""
+        if told := self.recognise_list(listing):
+            return told
+        deep = all(folders_below_split(clip, listing.root)[1] for clip in clips)  # a class above each
+        alone = len({clip.name for clip in clips}) == len(
+            clips
+        )  # a class would be there again in another split or source
+        return (
+            f"{len(clips):,} folders of numbered images lie in folders" if deep and alone and _are_clips(clips) else ""
+        )
+
+    def recognise_list(self, listing: Listing) -> str:
+        """What of the files lists folders of images; empty where none does."""
+        clips = _folders(listing)
         reader = ListReader(Finder(clips), find_categories(listing.root), self.path, self.label)
         for path in _lists(listing)[:LOOKED_AT]:
             if told := describe_list(path, reader):
                 return f"{listing.told(path)} {told}, and {len(clips):,} folders hold images"
-        deep = all(folders_below_split(clip, listing.root)[1] for clip in clips)  # a class above each
-        return f"{len(clips):,} folders of numbered images lie in folders" if deep and _are_clips(clips) else ""
+        return ""
 
     def scan(self, root: Path) -> Scan:
         """See Format."""
@@ -130,7 +142,7 @@ class ImageFolders:
     def recognise(self, listing: Listing) -> str:
         """See Format."""
         images = listing.images
-        if not images or listing.videos or FrameFolders().recognise(listing):
+        if not images or listing.videos or FrameFolders().recognise_list(listing):
             return ""
         reader = ListReader(Finder(images), find_categories(listing.root), self.path, self.label)
         for path in _lists(listing)[:LOOKED_AT]:

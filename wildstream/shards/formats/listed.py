@@ -117,6 +117,7 @@ class ListedSources:
         scan, finder = self.scan, Finder(self.videos)
         found: dict[Path, list[Clip]] = {}
         labels: set[str] = set()
+        blamed: list[Clip] = []
         for told, listed in _by_list(clips).items():
             usual = _usually_missed(finder, listed)
             if usual is None and not any(clip.problem for clip in listed):
@@ -129,6 +130,8 @@ class ListedSources:
                 if not clip.problem:
                     labels.add(clip.label)
                     video, reason = finder.find(clip.video, split=clip.split, least=least)
+                if clip.problem:
+                    blamed.append(clip)
                 if video is None:
                     self._note(scan.refused if clip.problem else scan.unused, clip, reason)
                 else:
@@ -152,9 +155,10 @@ class ListedSources:
                     key = f"{source.key}-{number}"
                 taken.add((source.split, key))
                 scan.sources.append(replace(source, key=key))
+        named = {video for clip in blamed if (video := finder.find(clip.video)[0]) is not None}
         for video in self.videos:
-            if video not in found:
-                scan.refused.append(Refusal(split=WHOLE, path=self.listing.told(video), reason=lacking))
+            if video not in found and video not in named:
+                scan.unused.append(Refusal(split=WHOLE, path=self.listing.told(video), reason=lacking))
         return scan
 
     def _source(self, video: Path, clip: Clip, *, alone: bool) -> Source:

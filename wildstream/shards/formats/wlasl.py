@@ -89,7 +89,7 @@ class Wlasl:
         scan = gathered.add(self._clips(found[0], chosen), categories=[gloss.gloss for gloss in chosen], lacking=told)
         if chosen != glosses:  # videos of other glosses are not missed
             known = {instance.video_id for gloss in glosses for instance in gloss.instances}
-            scan.refused = [note for note in scan.refused if note.reason != told or Path(note.path).stem not in known]
+            scan.unused = [note for note in scan.unused if note.reason != told or Path(note.path).stem not in known]
         return scan
 
     def read(self, source: Source, *, facts: VideoFacts, categories: list[str]) -> LabelTrack:

@@ -187,7 +187,7 @@ def test_by_a_table(tmp_path, capsys):
         ("key,split\na,train\n", r"by\.csv has no line for 'b' \(1 of 2 videos\)\. Add them"),
         ("key,split\na,train\nb, \n", r"by\.csv, line 3: split ' ' is empty or has blanks"),
         ("key,split\na,train\nb,../x\n", r"'\.\./x' cannot be the name of a split"),
-        ("key;split\na;train\n", r"by\.csv, line 1 .*\. Write a header key,split and a line for each"),
+        ("key|split\na|train\n", r"by\.csv, line 1 .*\. Write a header key,split and a line for each"),
         ("key,split\na\n", r"by\.csv, line 2: 1 cells, but the header has 2"),
         ('key,split\n"a,train\n', r"by\.csv, line 2.*Write a header key,split"),
         ("", r"by\.csv.*Write a header key,split"),
